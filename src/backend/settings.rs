@@ -1,0 +1,92 @@
+//! What is asked for on the backend side.
+
+use std::time::Duration;
+
+use crate::keepalive::KeepAlive;
+
+/// An upstream: a named set of backends, and how they are spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The name routes use for it.
+    pub name: String,
+
+    /// The backends, at least one.
+    pub servers: Vec<ServerSettings>,
+
+    /// Whether, how often and how long backend connections are kept. Off is the short mode: one
+    /// connection a request, `Connection: close` on it, the backend closes first.
+    pub keep_alive: KeepAlive,
+
+    /// The longest opening a connection may take, until the TCP handshake is over.
+    ///
+    /// Default: 5 s. Source: Apache httpd 2.4, mod_proxy's `connectiontimeout`.
+    pub connect_timeout: Duration,
+
+    /// The longest one read from or write to a backend may make no progress.
+    ///
+    /// A timer per wait, restarted by any progress. Waiting for the response head ends with 504,
+    /// waiting inside a response body ends the response. Not a limit on the whole.
+    ///
+    /// Default: 60 s. Source: Apache httpd 2.4, `Timeout` and `ProxyTimeout`.
+    pub timeout: Duration,
+
+    /// Whether backends see the `Host` the client named, or their own address.
+    ///
+    /// Default: the client's. Source: Apache httpd 2.4, `ProxyPreserveHost` (there off).
+    pub preserve_host: bool,
+
+    /// How backends are told about the client.
+    pub forwarded: Forwarded,
+}
+
+impl Settings {
+    /// An upstream of these servers with every other setting at its default.
+    pub fn new(name: impl Into<String>, servers: Vec<ServerSettings>) -> Settings {
+        Settings {
+            name: name.into(),
+            servers,
+            keep_alive: KeepAlive::BACKEND,
+            connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(60),
+            preserve_host: true,
+            forwarded: Forwarded::default(),
+        }
+    }
+}
+
+/// One backend of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// `host:port`, as written: an IPv4 address, an IPv6 address in brackets, or a name. A name is
+    /// looked up once, at the start, and stands for all addresses it has then.
+    pub address: String,
+
+    /// Its share of the requests, beside the others' weights. 0 takes it out of the rotation.
+    ///
+    /// Default: 1. Source: nginx, `server … weight=`.
+    pub weight: u32,
+}
+
+impl ServerSettings {
+    /// A backend at `address` with weight 1.
+    pub fn new(address: impl Into<String>) -> ServerSettings {
+        ServerSettings {
+            address: address.into(),
+            weight: 1,
+        }
+    }
+}
+
+/// Which headers tell a backend who the client is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`: the default.
+    #[default]
+    XForwarded,
+    /// `Forwarded`, RFC 7239.
+    Rfc7239,
+    /// Both of them.
+    Both,
+    /// None; what the client sent of them is passed on as it is.
+    Off,
+}

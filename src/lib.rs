@@ -1,0 +1,8 @@
+//! Warmline: a reverse proxy that keeps its lines to the backends warm, and proves what that is
+//! worth.
+
+pub mod backend;
+pub mod client;
+pub mod keepalive;
+pub mod route;
+pub mod server;
