@@ -106,6 +106,14 @@ fn nginx_says_what_it_does_not_take() {
 }
 
 #[test]
+#[should_panic(
+    expected = "this test needs no-such-server, which is not installed: `apt-get install its-package`"
+)]
+fn a_missing_program_fails_the_test_and_names_its_package() {
+    support::process::find(&["no-such-server"], "its-package");
+}
+
+#[test]
 fn httpd_keeps_a_connection_for_one_request_more_than_its_limit() {
     let httpd =
         Httpd::start("MaxKeepAliveRequests 2\nKeepAliveTimeout 30\nHeader set X-Backend httpd");
