@@ -2,6 +2,7 @@
 //! worth.
 
 pub mod backend;
+pub mod census;
 pub mod client;
 pub mod keepalive;
 pub mod route;
