@@ -4,6 +4,7 @@
 pub mod backend;
 pub mod census;
 pub mod client;
+pub mod compare;
 pub mod keepalive;
 pub mod route;
 pub mod server;
