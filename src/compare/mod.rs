@@ -7,8 +7,9 @@
 
 pub mod backend;
 pub mod load;
-
+pub mod picture;
 mod thread;
 
 pub use backend::EmbeddedBackend;
 pub use load::{Load, LoadTarget};
+pub use picture::{ArmFigures, Picture, Scene};
