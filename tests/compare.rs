@@ -17,7 +17,10 @@ use warmline::compare::{EmbeddedBackend, Load, LoadTarget};
 
 const LOOPBACK: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
-const LIMIT: Duration = Duration::from_secs(10);
+/// Only reached by a test that fails; long, for a machine that has other things to do.
+const LIMIT: Duration = Duration::from_secs(30);
+/// The longest a drop may take.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// Looks again and again until `look` finds something.
 #[track_caller]
@@ -169,7 +172,7 @@ fn a_dropped_backend_is_gone() {
 
     let began = Instant::now();
     drop(backend);
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < STOP_WITHIN);
     assert!(client.is_at_its_end());
     assert!(TcpStream::connect(address).is_err());
 }
@@ -212,7 +215,7 @@ fn the_load_keeps_its_connections_and_its_rate() {
 
     let began = Instant::now();
     drop(load);
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < STOP_WITHIN);
     eventually("the end of the load's connections", || {
         (sides(address).theirs.to_string() == "LISTEN 1").then_some(())
     });
