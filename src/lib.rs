@@ -2,7 +2,9 @@
 //! worth.
 
 pub mod backend;
+pub mod census;
 pub mod client;
+pub mod compare;
 pub mod keepalive;
 pub mod route;
 pub mod server;

@@ -1,0 +1,198 @@
+//! The kernel's settings that decide how far the ports reach: read from `/proc/sys`, and in one
+//! line for the head of every report.
+
+use std::fmt;
+use std::fs;
+use std::io;
+
+/// The settings a figure about TIME_WAIT cannot be read without.
+///
+/// They belong to a network namespace; `/proc/sys/net` shows those of the reading thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sysctls {
+    /// The ports an outgoing connection may get.
+    pub port_range: PortRange,
+    /// When a port in TIME_WAIT may be taken again.
+    pub tw_reuse: TwReuse,
+    /// How many sockets may be in TIME_WAIT; those beyond skip the state.
+    pub max_tw_buckets: u32,
+}
+
+/// `net.ipv4.ip_local_port_range`: both ends belong to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The lowest port.
+    pub low: u16,
+    /// The highest port, not below `low`.
+    pub high: u16,
+}
+
+/// `net.ipv4.tcp_tw_reuse`: whether a new connection may take the port of one in TIME_WAIT that
+/// is older than a second, to the same destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TwReuse {
+    /// 0: never.
+    Never,
+    /// 1: to every destination.
+    Everywhere,
+    /// 2: over loopback only; the default since Linux 4.19.
+    LoopbackOnly,
+    /// A value this program has not heard of.
+    Other(u8),
+}
+
+/// What was wrong with the text of a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SysctlError {
+    /// Not the number, or numbers, it should be.
+    #[error("{0} is not of the expected form")]
+    Form(&'static str),
+    /// The range ends before it begins.
+    #[error("ip_local_port_range ends at {high}, before it begins at {low}")]
+    Backwards {
+        /// Where it begins.
+        low: u16,
+        /// Where it ends.
+        high: u16,
+    },
+}
+
+impl Sysctls {
+    /// Reads them for the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or says something else than expected
+    /// ([`io::ErrorKind::InvalidData`] around a [`SysctlError`]).
+    pub fn read() -> io::Result<Sysctls> {
+        let text = |name| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+        Sysctls::parse(
+            &text("ip_local_port_range")?,
+            &text("tcp_tw_reuse")?,
+            &text("tcp_max_tw_buckets")?,
+        )
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// Understands the contents of the three files.
+    ///
+    /// # Errors
+    /// [`SysctlError`] names the setting.
+    pub fn parse(
+        port_range: &str,
+        tw_reuse: &str,
+        max_tw_buckets: &str,
+    ) -> Result<Sysctls, SysctlError> {
+        Ok(Sysctls {
+            port_range: PortRange::parse(port_range)?,
+            tw_reuse: match number(tw_reuse, "tcp_tw_reuse")? {
+                0 => TwReuse::Never,
+                1 => TwReuse::Everywhere,
+                2 => TwReuse::LoopbackOnly,
+                other => TwReuse::Other(other),
+            },
+            max_tw_buckets: number(max_tw_buckets, "tcp_max_tw_buckets")?,
+        })
+    }
+}
+
+impl PortRange {
+    /// Reads `32768\t60999`.
+    ///
+    /// # Errors
+    /// [`SysctlError::Form`] unless it is two ports, [`SysctlError::Backwards`] when the first is
+    /// the higher one.
+    pub fn parse(text: &str) -> Result<PortRange, SysctlError> {
+        let wrong = SysctlError::Form("ip_local_port_range");
+        let mut ports = text.split_ascii_whitespace();
+        let (Some(low), Some(high), None) = (ports.next(), ports.next(), ports.next()) else {
+            return Err(wrong);
+        };
+        let low = low.parse().map_err(|_| wrong)?;
+        let high = high.parse().map_err(|_| wrong)?;
+        if low > high {
+            return Err(SysctlError::Backwards { low, high });
+        }
+        Ok(PortRange { low, high })
+    }
+
+    /// How many ports there are, before reserved ones are taken away.
+    pub fn ports(&self) -> u32 {
+        u32::from(self.high) - u32::from(self.low) + 1
+    }
+}
+
+impl fmt::Display for Sysctls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PortRange { low, high } = self.port_range;
+        let ports = self.port_range.ports();
+        write!(f, "ip_local_port_range {low}-{high} ({ports} ports), ")?;
+        match self.tw_reuse {
+            TwReuse::Never => f.write_str("tcp_tw_reuse 0 (never)")?,
+            TwReuse::Everywhere => f.write_str("tcp_tw_reuse 1 (everywhere)")?,
+            TwReuse::LoopbackOnly => f.write_str("tcp_tw_reuse 2 (loopback only)")?,
+            TwReuse::Other(value) => write!(f, "tcp_tw_reuse {value}")?,
+        }
+        write!(f, ", tcp_max_tw_buckets {}", self.max_tw_buckets)
+    }
+}
+
+fn number<N: std::str::FromStr>(text: &str, name: &'static str) -> Result<N, SysctlError> {
+    text.trim_ascii()
+        .parse()
+        .map_err(|_| SysctlError::Form(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_make_one_line() {
+        let sysctls = Sysctls::parse("32768\t60999\n", "2\n", "131072\n").unwrap();
+        assert_eq!(sysctls.port_range.ports(), 28_232);
+        assert_eq!(
+            sysctls.to_string(),
+            "ip_local_port_range 32768-60999 (28232 ports), tcp_tw_reuse 2 (loopback only), \
+             tcp_max_tw_buckets 131072"
+        );
+    }
+
+    #[test]
+    fn every_value_of_tw_reuse_is_understood() {
+        for (text, expected) in [
+            ("0", TwReuse::Never),
+            ("1", TwReuse::Everywhere),
+            ("2", TwReuse::LoopbackOnly),
+            ("7", TwReuse::Other(7)),
+        ] {
+            let sysctls = Sysctls::parse("1 65535", text, "0").unwrap();
+            assert_eq!(sysctls.tw_reuse, expected);
+        }
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        let form = |name| Err(SysctlError::Form(name));
+        for (range, reuse, buckets, error) in [
+            ("", "2", "1", form("ip_local_port_range")),
+            ("1", "2", "1", form("ip_local_port_range")),
+            ("1 2 3", "2", "1", form("ip_local_port_range")),
+            ("1 65536", "2", "1", form("ip_local_port_range")),
+            (
+                "9 8",
+                "2",
+                "1",
+                Err(SysctlError::Backwards { low: 9, high: 8 }),
+            ),
+            ("1 2", "yes", "1", form("tcp_tw_reuse")),
+            ("1 2", "2", "-1", form("tcp_max_tw_buckets")),
+        ] {
+            assert_eq!(Sysctls::parse(range, reuse, buckets), error);
+        }
+    }
+
+    #[test]
+    fn this_machine_has_them() {
+        assert!(Sysctls::read().unwrap().port_range.ports() > 0);
+    }
+}
