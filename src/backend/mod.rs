@@ -1,5 +1,11 @@
 //! One upstream's backends: what is asked for, and one connection to one of them.
+//!
+//! A connection is hyper's, carried by a task of its own; a pool holds its sending half. It knows
+//! nothing of routes, clients or limits.
 
+mod conn;
 mod settings;
+mod stream;
 
+pub use conn::{AfterResponse, Conn, Connector};
 pub use settings::{Forwarded, ServerSettings, Settings};

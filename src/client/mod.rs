@@ -1,5 +1,15 @@
 //! One client connection: serving it, its limits and its timeouts.
+//!
+//! hyper reads and writes HTTP; what surrounds it is here: the phases of a connection, the waits
+//! and their limits (Apache's `KeepAliveTimeout` and `Timeout`), who closes and how. It does not
+//! know what an exchange does.
 
+pub mod answer;
+mod conn;
+mod serve;
 mod settings;
+mod stream;
 
+pub use conn::{Conn, Phase, Wait};
+pub use serve::serve;
 pub use settings::{Limits, Settings};

@@ -1,0 +1,155 @@
+//! Serving one client connection, from its accept to its close.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use super::answer;
+use super::conn::{Phase, Wait};
+use super::stream::Watched;
+use super::{Conn, Limits};
+use crate::net;
+
+/// How long a client may take to close after our last response, while what it still sends is
+/// discarded. Source: Apache httpd 2.4, `MAX_SECS_TO_LINGER`.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// The same after an idle client was cut off, or while shutting down. Source: Apache httpd 2.4,
+/// event MPM, short lingering close.
+const LINGER_SHORT: Duration = Duration::from_secs(2);
+
+/// Why serving a connection came to its end.
+enum Ended {
+    /// The client closed, or the last response is written.
+    Finished,
+    /// The response broke off, or the request did.
+    Broken,
+    /// What came was not a request that could be read; the status our answer has.
+    Unreadable(StatusCode),
+    /// A wait of the connection itself lasted too long.
+    Expired(Wait),
+    /// Idle while shutting down.
+    Drained,
+}
+
+/// Serves the requests of one client, each answered by `exchange`, until the connection ends.
+///
+/// # Cancellation
+/// Dropping the future closes the connection at once.
+pub async fn serve<E, F, B>(stream: TcpStream, conn: Rc<Conn>, exchange: E)
+where
+    E: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let io = TokioIo::new(Watched::new(stream, Rc::clone(&conn)));
+    let mut http = builder(&conn.settings().limits).serve_connection(io, service_fn(exchange));
+    let ended = poll_fn(|cx| {
+        conn.wakes(cx.waker());
+        match conn.take_expired() {
+            None => {}
+            Some(wait @ (Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite)) => {
+                return Poll::Ready(Ended::Expired(wait));
+            }
+            // The exchange knows how to answer.
+            Some(wait @ (Wait::RequestBody | Wait::Backend)) => conn.expire(wait),
+        }
+        if conn.is_draining() && conn.phase() == Phase::Idle {
+            return Poll::Ready(Ended::Drained);
+        }
+        Pin::new(&mut http).poll(cx).map(|result| match result {
+            Ok(()) => Ended::Finished,
+            Err(error) => {
+                debug!(client = %conn.address(), %error, "client connection ended");
+                unreadable(&conn, &error).map_or(Ended::Broken, Ended::Unreadable)
+            }
+        })
+    })
+    .await;
+    let stream = http.into_parts().io.into_inner().into_inner();
+    close(stream, &conn, ended).await;
+}
+
+fn builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // Backend header names keep their case; ours, which have none, look like theirs.
+    builder.title_case_headers(true);
+    builder.preserve_header_case(std::env::var_os("WL_CASE").is_some());
+    if limits.fields != Limits::default().fields {
+        // hyper's own default is the same 100, and cheaper when it is not set.
+        builder.max_headers(limits.fields);
+    }
+    builder
+}
+
+/// The status for a request that hyper could not read, if there is one.
+fn unreadable(conn: &Conn, error: &hyper::Error) -> Option<StatusCode> {
+    if conn.phase() == Phase::Exchange || !error.is_parse() {
+        return None;
+    }
+    let status = conn.withheld().and_then(|status| StatusCode::from_u16(status).ok());
+    Some(status.unwrap_or(StatusCode::BAD_REQUEST))
+}
+
+async fn close(mut stream: TcpStream, conn: &Conn, ended: Ended) {
+    let client = conn.address();
+    match ended {
+        Ended::Finished if conn.has_client_closed() => {}
+        Ended::Finished => net::linger(stream, LINGER).await,
+        Ended::Broken => {
+            if conn.needs_reset() {
+                net::reset_on_close(&stream);
+            }
+        }
+        Ended::Unreadable(status) => {
+            info!(%client, status = status.as_u16(), reason = "the request could not be read", "request refused");
+            answer_and_linger(stream, status, answer::unreadable(status), LINGER).await;
+        }
+        Ended::Expired(Wait::NextRequest) => {
+            debug!(%client, "idle for too long");
+            net::linger(stream, LINGER_SHORT).await;
+        }
+        // Half a request line is answered with silence, half a head with 408, as in Apache httpd.
+        Ended::Expired(Wait::RequestHead) if conn.has_request_line() => {
+            let status = StatusCode::REQUEST_TIMEOUT;
+            info!(%client, status = status.as_u16(), reason = "the request's head did not come in time", "request refused");
+            let reason = "The request's head did not come in time.";
+            answer_and_linger(stream, status, reason, LINGER_SHORT).await;
+        }
+        Ended::Expired(Wait::RequestHead) => net::linger(stream, LINGER_SHORT).await,
+        Ended::Expired(Wait::ClientWrite) => {
+            info!(%client, "the client took nothing of its response for too long: closed");
+            net::reset_on_close(&stream);
+        }
+        Ended::Expired(Wait::RequestBody | Wait::Backend) => {
+            unreachable!("these waits end in their exchange")
+        }
+        Ended::Drained => {
+            // What has come meanwhile is not answered; it may be sent again elsewhere.
+            net::linger(stream, LINGER_SHORT).await;
+        }
+    }
+}
+
+async fn answer_and_linger(mut stream: TcpStream, status: StatusCode, reason: &str, bound: Duration) {
+    let bytes = answer::raw(status, reason);
+    if let Ok(Ok(())) = timeout(LINGER_SHORT, stream.write_all(&bytes)).await {
+        net::linger(stream, bound).await;
+    }
+}

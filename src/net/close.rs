@@ -1,0 +1,50 @@
+//! How a connection is closed, hence who holds its TIME_WAIT: the side whose FIN goes first.
+
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// Bytes read and thrown away while waiting for a peer's FIN.
+const SCRAP: usize = 4096;
+
+/// Closes with our FIN first, but only after the peer had `bound` time to close too.
+///
+/// Closing a socket with unread bytes makes the kernel send a reset, which may destroy an answer
+/// the peer has not read yet. So: FIN, then read and discard until the peer's FIN. The TIME_WAIT
+/// is ours. Source: Apache httpd 2.4, `ap_lingering_close`; RFC 9112 §9.6.
+///
+/// # Cancellation
+/// Dropping the future closes at once.
+pub async fn linger(mut stream: TcpStream, bound: Duration) {
+    if stream.shutdown().await.is_ok() {
+        wait_for_peer(&mut stream, bound).await;
+    }
+}
+
+/// Waits for the peer's FIN, at most for `bound`, discarding what still comes. True if it came.
+///
+/// Closing after it leaves the TIME_WAIT with the peer.
+///
+/// # Cancellation
+/// Safe; nothing is lost that was not to be thrown away.
+pub async fn wait_for_peer<S: AsyncRead + Unpin>(stream: &mut S, bound: Duration) -> bool {
+    let end = Instant::now() + bound;
+    let mut scrap = [0; SCRAP];
+    loop {
+        match timeout_at(end, stream.read(&mut scrap)).await {
+            Ok(Ok(0)) => return true,
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return false,
+        }
+    }
+}
+
+/// Makes the close of this socket a reset (`SO_LINGER` 0): unsent bytes are destroyed, and the
+/// peer sees an error where a FIN would look like a regular end.
+pub fn reset_on_close(stream: &TcpStream) {
+    // An error here means the socket is gone already.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}

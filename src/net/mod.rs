@@ -1,0 +1,34 @@
+//! Sockets: who they belong to, listening, connecting, closing.
+
+mod close;
+mod connect;
+mod listen;
+mod write;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+pub use close::{linger, reset_on_close, wait_for_peer};
+pub use connect::{ConnectError, TcpConnect};
+pub use listen::{ListenError, bind};
+pub use write::write_slices;
+
+/// Where a client connected from. Not to be mistaken for a [`BackendAddr`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAddr(pub SocketAddr);
+
+/// The address of one backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BackendAddr(pub SocketAddr);
+
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for BackendAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,253 @@
+//! The two bodies of an exchange on their way through: the request's to the backend, and the
+//! response's to the client, which carries the lease and ends it exactly once.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::backend::{AfterResponse, Connector};
+use crate::client::{Conn, Wait};
+use crate::keepalive::{CloseReason, Verdict};
+use crate::net::BackendAddr;
+use crate::pool::{End, Lease};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A lease on a connection that carries request bodies of clients.
+pub(super) type BackendLease = Lease<Connector<RequestBody>>;
+
+/// What became of a request body that did not reach its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BodyFault {
+    /// It is longer than `limit_request_body`.
+    #[error("the request body is longer than {0} bytes")]
+    TooLong(u64),
+    /// It is not framed as it says, or broke off.
+    #[error("the request body could not be read")]
+    Unreadable,
+}
+
+/// A client's request body on its way to the backend.
+pub struct RequestBody(Option<RequestStream>);
+
+struct RequestStream {
+    incoming: Incoming,
+    client: Rc<Conn>,
+    /// The upstream's `timeout`.
+    timeout: Duration,
+    limit: Option<u64>,
+    seen: u64,
+    fault: Rc<Cell<Option<BodyFault>>>,
+}
+
+impl RequestBody {
+    /// A request without a body.
+    pub(super) fn empty() -> RequestBody {
+        RequestBody(None)
+    }
+
+    pub(super) fn stream(
+        incoming: Incoming,
+        client: Rc<Conn>,
+        timeout: Duration,
+        fault: Rc<Cell<Option<BodyFault>>>,
+    ) -> RequestBody {
+        RequestBody(Some(RequestStream {
+            incoming,
+            limit: client.settings().limits.body,
+            client,
+            timeout,
+            seen: 0,
+            fault,
+        }))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(stream) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let Poll::Ready(frame) = Pin::new(&mut stream.incoming).poll_frame(cx) else {
+            stream.client.wait_for_body();
+            return Poll::Pending;
+        };
+        stream.client.wait_for_backend(Instant::now(), stream.timeout);
+        let Some(frame) = frame else {
+            return Poll::Ready(None);
+        };
+        let fail = |fault: BodyFault| {
+            stream.fault.set(Some(fault));
+            Poll::Ready(Some(Err(fault.into())))
+        };
+        let Ok(frame) = frame else {
+            return fail(BodyFault::Unreadable);
+        };
+        if let Some(data) = frame.data_ref() {
+            stream.seen += data.len() as u64;
+            match stream.limit {
+                Some(limit) if stream.seen > limit => return fail(BodyFault::TooLong(limit)),
+                _ => {}
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|stream| stream.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Some(stream) => stream.incoming.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// What the client gets: a backend's response body, or a text of our own.
+pub struct RelayBody(Inner);
+
+enum Inner {
+    Text(Option<Bytes>),
+    Relay(Relay),
+}
+
+struct Relay {
+    incoming: Incoming,
+    /// Until the response has been read to its end.
+    lease: Option<BackendLease>,
+    client: Rc<Conn>,
+    backend: BackendAddr,
+    timeout: Duration,
+    ambiguous: bool,
+}
+
+/// Why a response that had begun was not finished.
+#[derive(Debug, thiserror::Error)]
+#[error("the backend's response broke off")]
+struct BrokenOff;
+
+impl RelayBody {
+    /// A text of our own.
+    pub(super) fn text(client: &Conn, text: String) -> RelayBody {
+        client.response_over(Instant::now());
+        RelayBody(Inner::Text(Some(Bytes::from(text))))
+    }
+
+    /// A backend's body. The lease ends with it, or with the response's head if it has none.
+    pub(super) fn relay(
+        incoming: Incoming,
+        lease: BackendLease,
+        client: &Rc<Conn>,
+        backend: BackendAddr,
+        timeout: Duration,
+        ambiguous: bool,
+    ) -> RelayBody {
+        let mut relay = Relay {
+            incoming,
+            lease: Some(lease),
+            client: Rc::clone(client),
+            backend,
+            timeout,
+            ambiguous,
+        };
+        client.backend_moved();
+        if relay.incoming.is_end_stream() {
+            relay.finish();
+        }
+        RelayBody(Inner::Relay(relay))
+    }
+}
+
+impl Relay {
+    /// The response has been read to its end.
+    fn finish(&mut self) {
+        let Some(mut lease) = self.lease.take() else { return };
+        let now = Instant::now();
+        let end = match (lease.verdict(), lease.conn().after_response()) {
+            _ if self.ambiguous => End::Spent(CloseReason::Protocol),
+            // Announced in the request; the pool counts the reason by itself.
+            (Verdict::Close(_), AfterResponse::Ready | AfterResponse::Closed) | (Verdict::Keep, AfterResponse::Ready) => {
+                End::Complete
+            }
+            (Verdict::Keep, AfterResponse::Closed) => End::Spent(CloseReason::PeerAsked),
+            (_, AfterResponse::Busy) => End::Spent(CloseReason::EarlyResponse),
+        };
+        let _kept_or_closed = lease.finish(end, now);
+        self.client.response_over(now);
+    }
+
+    fn break_off(&mut self, reason: CloseReason, why: &dyn std::fmt::Display) -> Option<Result<Frame<Bytes>, BoxError>> {
+        if let Some(mut lease) = self.lease.take() {
+            lease.spent(reason);
+        }
+        self.client.backend_moved();
+        info!(
+            client = %self.client.address(), backend = %self.backend, reason = %why,
+            "response broke off: the client's connection is closed"
+        );
+        Some(Err(Box::new(BrokenOff)))
+    }
+}
+
+impl Body for RelayBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let relay = match &mut self.0 {
+            Inner::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Inner::Relay(relay) => relay,
+        };
+        if let Some(Wait::Backend) = relay.client.expired() {
+            return Poll::Ready(relay.break_off(CloseReason::Timeout, &"the backend's timeout"));
+        }
+        match Pin::new(&mut relay.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                if !relay.client.waits_for_backend() {
+                    relay.client.wait_for_backend(Instant::now(), relay.timeout);
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                relay.client.backend_moved();
+                // Nothing follows trailers, and nobody asks again.
+                if relay.incoming.is_end_stream() || frame.is_trailers() {
+                    relay.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(relay.break_off(CloseReason::PeerClosedBusy, &error)),
+            Poll::Ready(None) => {
+                relay.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Text(text) => text.is_none(),
+            Inner::Relay(relay) => relay.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Inner::Relay(relay) => relay.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What went wrong with an exchange: whose fault it is, what the client is told, whether its
+//! connection may be kept.
+
+use http::StatusCode;
+
+use crate::keepalive::CloseReason;
+use crate::net::{BackendAddr, ConnectError};
+
+/// Why a request got no response from its backend.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The request breaks a rule of HTTP.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// A method this proxy does not forward.
+    #[error("the method is not forwarded by this proxy")]
+    Method,
+    /// The request target is longer than `limit_request_line`.
+    #[error("the request target is longer than {0} bytes")]
+    TargetTooLong(usize),
+    /// A header line is longer than `limit_request_field_size`.
+    #[error("a header line is longer than {0} bytes")]
+    FieldTooLong(usize),
+    /// The body is longer than `limit_request_body`.
+    #[error("the request body is longer than {0} bytes")]
+    BodyTooLong(u64),
+    /// The client's body did not come in time.
+    #[error("the request body did not come in time")]
+    BodyTimeout,
+    /// No route is for this host and path.
+    #[error("no route is for this host and path")]
+    NoRoute,
+    /// The upstream has no backend that takes requests.
+    #[error("upstream {upstream} has no server that takes requests")]
+    NoServer {
+        /// Its name.
+        upstream: String,
+    },
+    /// No connection could be opened.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The backend closed or reset the connection before it answered.
+    #[error("{backend} closed the connection before it answered (reused connection: {reused})")]
+    NoAnswer {
+        /// The backend.
+        backend: BackendAddr,
+        /// Whether the connection had served before: then it may have been closed for its age.
+        reused: bool,
+        /// What the HTTP library said.
+        source: hyper::Error,
+    },
+    /// What the backend sent is not an HTTP response.
+    #[error("{backend} sent something that is not an HTTP response")]
+    BadAnswer {
+        /// The backend.
+        backend: BackendAddr,
+        /// What the HTTP library said, if it was it that found out.
+        source: Option<hyper::Error>,
+    },
+    /// The backend did not answer in time.
+    #[error("{backend} did not answer within its timeout")]
+    AnswerTimeout {
+        /// The backend.
+        backend: BackendAddr,
+    },
+}
+
+impl Failure {
+    /// What the client is told.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Failure::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Failure::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Failure::TargetTooLong(_) => StatusCode::URI_TOO_LONG,
+            Failure::FieldTooLong(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Failure::BodyTooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Failure::NoRoute => StatusCode::NOT_FOUND,
+            Failure::NoServer { .. }
+            | Failure::Connect(ConnectError::NoLocalPort { .. } | ConnectError::NoDescriptor { .. }) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Failure::Connect(ConnectError::Io { .. }) | Failure::NoAnswer { .. } | Failure::BadAnswer { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
+            Failure::Connect(ConnectError::Timeout { .. }) | Failure::AnswerTimeout { .. } => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+        }
+    }
+
+    /// The sentence in the answer: what the client may know. No address of ours, no detail of a
+    /// backend.
+    pub fn sentence(&self) -> &'static str {
+        match self {
+            Failure::BadRequest(reason) => reason,
+            Failure::Method => "This proxy does not forward the method.",
+            Failure::TargetTooLong(_) => "The request target is too long.",
+            Failure::FieldTooLong(_) => "A header line of the request is too long.",
+            Failure::BodyTooLong(_) => "The request body is too long.",
+            Failure::BodyTimeout => "The request body did not come in time.",
+            Failure::NoRoute => "No route is for this host and path.",
+            Failure::NoServer { .. } => "No server takes requests for this.",
+            Failure::Connect(ConnectError::NoLocalPort { .. }) => {
+                "The proxy has no local port left towards the backend."
+            }
+            Failure::Connect(ConnectError::NoDescriptor { .. }) => "The proxy has no file descriptor left.",
+            Failure::Connect(ConnectError::Io { .. }) => "The backend could not be reached.",
+            Failure::Connect(ConnectError::Timeout { .. }) => "The backend did not accept a connection in time.",
+            Failure::NoAnswer { .. } => "The backend closed the connection before it answered.",
+            Failure::BadAnswer { .. } => "The backend's answer could not be read.",
+            Failure::AnswerTimeout { .. } => "The backend did not answer in time.",
+        }
+    }
+
+    /// Whether another backend of the upstream may be tried: nothing of the request was sent, and
+    /// the fault is this backend's.
+    pub fn is_backends_connect_fault(&self) -> bool {
+        match self {
+            Failure::Connect(ConnectError::Io { .. } | ConnectError::Timeout { .. }) => true,
+            Failure::Connect(ConnectError::NoLocalPort { .. } | ConnectError::NoDescriptor { .. })
+            | Failure::BadRequest(_)
+            | Failure::Method
+            | Failure::TargetTooLong(_)
+            | Failure::FieldTooLong(_)
+            | Failure::BodyTooLong(_)
+            | Failure::BodyTimeout
+            | Failure::NoRoute
+            | Failure::NoServer { .. }
+            | Failure::NoAnswer { .. }
+            | Failure::BadAnswer { .. }
+            | Failure::AnswerTimeout { .. } => false,
+        }
+    }
+
+    /// Why the backend connection the exchange was on has ended.
+    pub fn close_reason(&self) -> CloseReason {
+        match self {
+            Failure::NoAnswer { .. } => CloseReason::PeerClosedBusy,
+            Failure::BadAnswer { .. } => CloseReason::Protocol,
+            Failure::AnswerTimeout { .. } | Failure::BodyTimeout => CloseReason::Timeout,
+            Failure::BadRequest(_)
+            | Failure::Method
+            | Failure::TargetTooLong(_)
+            | Failure::FieldTooLong(_)
+            | Failure::BodyTooLong(_)
+            | Failure::NoRoute
+            | Failure::NoServer { .. }
+            | Failure::Connect(_) => CloseReason::ClientGone,
+        }
+    }
+
+    /// Whether the client's connection ends with this answer. Source: Apache httpd 2.4,
+    /// `ap_status_drops_connection`.
+    pub fn ends_client_connection(&self) -> bool {
+        matches!(self.status().as_u16(), 400 | 408 | 411 | 413 | 414 | 431 | 500 | 501 | 503)
+    }
+}

@@ -1,0 +1,693 @@
+//! What is read from a request's and a response's head, and how both are rewritten on their way:
+//! nothing hop-by-hop passes, framing is stated anew, the backend is told who the client is.
+//!
+//! Source: RFC 9110 §7.6.1 (`Connection` and what it names), RFC 9112 §3.2 (request target and
+//! `Host`) and §6 (framing), RFC 7239 (`Forwarded`), Apache httpd 2.4 `ap_set_keepalive` (the
+//! client's connection).
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, Method, Uri, Version, request, response};
+
+use super::Failure;
+use crate::backend::Forwarded;
+use crate::client::Limits;
+use crate::keepalive::{KeepAlive, Verdict};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What a `Connection` header says: its tokens, and the names it declares hop-by-hop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionTokens {
+    /// `close` is among them; it beats `keep-alive`.
+    pub close: bool,
+    /// `keep-alive` is among them.
+    pub keep_alive: bool,
+    /// The other names.
+    pub names: Vec<HeaderName>,
+}
+
+impl ConnectionTokens {
+    /// Adds the tokens of one header line. What is no name is passed over, as Apache httpd does.
+    fn read(&mut self, value: &HeaderValue) {
+        let tokens = value.as_bytes().split(|&byte| byte == b',');
+        for token in tokens.map(<[u8]>::trim_ascii) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if let Ok(name) = HeaderName::from_bytes(token) {
+                self.names.push(name);
+            }
+        }
+    }
+
+    /// Removes the headers it names; those that frame or address the message stay, whatever a
+    /// client may say.
+    fn strip(&self, headers: &mut HeaderMap) {
+        for name in &self.names {
+            if !matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING) {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+/// What a head holds that must not pass, found in one walk over it.
+#[derive(Clone, Debug, Default)]
+struct HopByHop {
+    tokens: ConnectionTokens,
+    connection: bool,
+    keep_alive: bool,
+    proxy_connection: bool,
+    te: bool,
+    upgrade: bool,
+    transfer_encoding: bool,
+}
+
+impl HopByHop {
+    /// Looks at one header; true if it was one of these.
+    fn see(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
+        match *name {
+            CONNECTION => {
+                self.connection = true;
+                self.tokens.read(value);
+            }
+            TRANSFER_ENCODING => self.transfer_encoding = true,
+            TE => self.te = true,
+            UPGRADE => self.upgrade = true,
+            _ if *name == KEEP_ALIVE => self.keep_alive = true,
+            _ if *name == PROXY_CONNECTION => self.proxy_connection = true,
+            _ => return false,
+        }
+        true
+    }
+
+    fn strip(&self, headers: &mut HeaderMap) {
+        self.tokens.strip(headers);
+        for (there, name) in [
+            (self.connection, CONNECTION),
+            (self.keep_alive, KEEP_ALIVE),
+            (self.proxy_connection, PROXY_CONNECTION),
+            (self.te, TE),
+            (self.upgrade, UPGRADE),
+            (self.transfer_encoding, TRANSFER_ENCODING),
+        ] {
+            if there {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+/// A request's head, read and found fit to be forwarded.
+#[derive(Clone, Debug)]
+pub struct RequestFacts {
+    hop: HopByHop,
+    /// Whether it speaks HTTP/1.1 or later.
+    http_11: bool,
+    expect: bool,
+    trailers: bool,
+}
+
+impl RequestFacts {
+    /// Reads a request's head and checks it.
+    ///
+    /// # Errors
+    /// [`Failure`] with status 400, 405, 413, 414 or 431.
+    pub fn read(parts: &request::Parts, limits: &Limits) -> Result<RequestFacts, Failure> {
+        if parts.method == Method::CONNECT {
+            return Err(Failure::Method);
+        }
+        check_target(&parts.uri, limits)?;
+        let mut facts = RequestFacts {
+            hop: HopByHop::default(),
+            http_11: parts.version >= Version::HTTP_11,
+            expect: false,
+            trailers: false,
+        };
+        let mut hosts = 0;
+        for (name, value) in &parts.headers {
+            // Name, colon, space, value: as a line usually stands.
+            if name.as_str().len() + 2 + value.len() > limits.field_size {
+                return Err(Failure::FieldTooLong(limits.field_size));
+            }
+            if facts.hop.see(name, value) {
+                if *name == TE {
+                    facts.trailers |= has_token(value, b"trailers");
+                }
+                continue;
+            }
+            match *name {
+                HOST => {
+                    hosts += 1;
+                    check_host(value)?;
+                }
+                EXPECT => {
+                    if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+                        return Err(Failure::BadRequest("The expectation is not known."));
+                    }
+                    facts.expect = true;
+                }
+                CONTENT_LENGTH => check_length(value, limits)?,
+                _ => {}
+            }
+        }
+        match hosts {
+            0 if facts.http_11 => Err(Failure::BadRequest("A Host header is missing.")),
+            0 | 1 => Ok(facts),
+            _ => Err(Failure::BadRequest("There is more than one Host header.")),
+        }
+    }
+
+    /// The host the request is for: that of its target, or its `Host` header.
+    pub fn host(parts: &request::Parts) -> Option<&str> {
+        match parts.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => parts.headers.get(HOST).and_then(|host| host.to_str().ok()),
+        }
+    }
+
+    /// Whether the client asks for, or by its version expects, the connection to be kept.
+    pub fn wants_kept(&self) -> bool {
+        !self.hop.tokens.close && (self.http_11 || self.hop.tokens.keep_alive)
+    }
+
+    /// Whether a response without a known length ends with the connection.
+    pub fn ends_unknown_length_by_close(&self) -> bool {
+        !self.http_11
+    }
+}
+
+fn check_target(uri: &Uri, limits: &Limits) -> Result<(), Failure> {
+    let length = uri.path_and_query().map_or(0, |target| target.as_str().len())
+        + uri.authority().map_or(0, |authority| authority.as_str().len());
+    if length > limits.request_line {
+        return Err(Failure::TargetTooLong(limits.request_line));
+    }
+    if uri.scheme().is_some_and(|scheme| scheme.as_str() != "http" && scheme.as_str() != "https") {
+        return Err(Failure::BadRequest("The request target's scheme is not http."));
+    }
+    Ok(())
+}
+
+fn check_host(value: &HeaderValue) -> Result<(), Failure> {
+    // RFC 3986 §3.2.2, without user information.
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
+    if !value.is_empty() && value.as_bytes().iter().all(fits) {
+        Ok(())
+    } else {
+        Err(Failure::BadRequest("The Host header is not a host."))
+    }
+}
+
+fn check_length(value: &HeaderValue, limits: &Limits) -> Result<(), Failure> {
+    let Some(limit) = limits.body else { return Ok(()) };
+    // hyper has refused what is no number.
+    let length = value.to_str().ok().and_then(|digits| digits.parse::<u64>().ok());
+    match length {
+        Some(length) if length > limit => Err(Failure::BodyTooLong(limit)),
+        _ => Ok(()),
+    }
+}
+
+fn has_token(value: &HeaderValue, token: &[u8]) -> bool {
+    let tokens = value.as_bytes().split(|&byte| byte == b',');
+    tokens.map(<[u8]>::trim_ascii).any(|this| this.eq_ignore_ascii_case(token))
+}
+
+/// What a backend is told, beside what the client said.
+#[derive(Clone, Copy, Debug)]
+pub struct Introduction<'a> {
+    /// The client's IP address.
+    pub client: &'a HeaderValue,
+    /// Which headers name the client.
+    pub forwarded: Forwarded,
+    /// The `Host` to send instead of the client's, or where it sent none.
+    pub host: Option<&'a HeaderValue>,
+    /// The `Host` for a client that named none: the backend's own address.
+    pub address: &'a HeaderValue,
+    /// Whether this is the connection's last request.
+    pub last: bool,
+    /// Whether a body follows whose length is not known.
+    pub chunked: bool,
+}
+
+/// Rewrites a request's head for a backend.
+pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: &Introduction<'_>) {
+    let headers = &mut parts.headers;
+    facts.hop.strip(headers);
+    if facts.expect {
+        // Answered here, as soon as a backend connection is there for the body.
+        headers.remove(EXPECT);
+    }
+    if let Some(authority) = parts.uri.authority() {
+        // RFC 9112 §3.2.2: the target's host replaces the header's.
+        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+            headers.insert(HOST, host);
+        }
+        parts.uri = origin_form(&parts.uri);
+    }
+    introduce(headers, intro);
+    if intro.chunked {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if facts.trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.append(CONNECTION, HeaderValue::from_static("TE"));
+    }
+    say_last(headers, intro.last);
+    parts.version = Version::HTTP_11;
+}
+
+/// Announces in a request that was rewritten before that it is its new connection's last.
+pub fn say_last(headers: &mut HeaderMap, last: bool) {
+    if last {
+        headers.append(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+fn origin_form(uri: &Uri) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query = uri
+        .path_and_query()
+        .cloned()
+        .or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).unwrap_or_else(|_| Uri::from_static("/"))
+}
+
+fn introduce(headers: &mut HeaderMap, intro: &Introduction<'_>) {
+    let named = headers.get(HOST).cloned();
+    match intro.forwarded {
+        Forwarded::XForwarded => x_forwarded(headers, intro.client, named.as_ref()),
+        Forwarded::Rfc7239 => forwarded(headers, intro.client, named.as_ref()),
+        Forwarded::Both => {
+            x_forwarded(headers, intro.client, named.as_ref());
+            forwarded(headers, intro.client, named.as_ref());
+        }
+        Forwarded::Off => {}
+    }
+    if let Some(host) = intro.host {
+        headers.insert(HOST, host.clone());
+    } else if named.is_none() {
+        headers.insert(HOST, intro.address.clone());
+    }
+}
+
+/// `X-Forwarded-For` grows by the client's address; the other two say what this proxy saw.
+fn x_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<&HeaderValue>) {
+    let list = grown(headers, &X_FORWARDED_FOR, client);
+    headers.insert(X_FORWARDED_FOR, list);
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(host) = host {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+}
+
+fn forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<&HeaderValue>) {
+    let mut element = String::with_capacity(64);
+    let client = client.to_str().unwrap_or("unknown");
+    // RFC 7239 §6: an IPv6 address stands in brackets and quotes.
+    let written = if client.contains(':') {
+        write!(element, "for=\"[{client}]\"")
+    } else {
+        write!(element, "for={client}")
+    };
+    debug_assert!(written.is_ok(), "writing to a string does not fail");
+    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
+        // A port's colon is not allowed outside quotes.
+        element.push_str(";host=\"");
+        element.push_str(host);
+        element.push('"');
+    }
+    element.push_str(";proto=http");
+    let element = HeaderValue::from_maybe_shared(Bytes::from(element)).unwrap_or(HeaderValue::from_static("for=unknown"));
+    let list = grown(headers, &FORWARDED, &element);
+    headers.insert(FORWARDED, list);
+}
+
+/// The lines under `name` as one list, with `element` at its end.
+fn grown(headers: &HeaderMap, name: &HeaderName, element: &HeaderValue) -> HeaderValue {
+    let mut lines = headers.get_all(name).iter().peekable();
+    if lines.peek().is_none() {
+        return element.clone();
+    }
+    let mut list = Vec::new();
+    for line in lines {
+        list.extend_from_slice(line.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(element.as_bytes());
+    HeaderValue::from_maybe_shared(Bytes::from(list)).unwrap_or_else(|_| element.clone())
+}
+
+/// What a response's head says about its message and its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseFacts {
+    /// Both `Content-Length` and `Transfer-Encoding` came: whoever believes the wrong one would
+    /// take what follows for another response. RFC 9112 §6.3.
+    pub ambiguous: bool,
+}
+
+/// Rewrites a response's head for the client, all but its connection.
+pub fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
+    let mut hop = HopByHop::default();
+    let mut lengths = 0;
+    for (name, value) in &parts.headers {
+        if !hop.see(name, value) && *name == CONTENT_LENGTH {
+            lengths += 1;
+        }
+    }
+    hop.strip(&mut parts.headers);
+    if hop.transfer_encoding && lengths > 0 {
+        parts.headers.remove(CONTENT_LENGTH);
+    } else if lengths > 1
+        && let Some(length) = parts.headers.get(CONTENT_LENGTH).cloned()
+    {
+        // hyper has refused lengths that differ.
+        parts.headers.insert(CONTENT_LENGTH, length);
+    }
+    parts.version = Version::HTTP_11;
+    ResponseFacts {
+        ambiguous: hop.transfer_encoding && lengths > 0,
+    }
+}
+
+/// What is known when a response's `Connection` header is written.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientConnection<'a> {
+    /// The client side's settings.
+    pub keep_alive: &'a KeepAlive,
+    /// The number of this exchange on its connection; the first is 1.
+    pub exchange: u32,
+    /// Whether the response's end can be seen without closing.
+    pub length_known: bool,
+    /// Whether something else ends the connection: the proxy is shutting down, a failure.
+    pub ends: bool,
+}
+
+/// Says in a response's head whether the client's connection is kept. True if it is.
+///
+/// An end is always said. That it is kept is said only to a client that named keep-alive, with
+/// the timeout in whole seconds and the requests left. Source: Apache httpd 2.4,
+/// `ap_set_keepalive`.
+pub fn say_connection(headers: &mut HeaderMap, request: Option<&RequestFacts>, connection: &ClientConnection<'_>) -> bool {
+    let verdict = connection.keep_alive.after_exchange(connection.exchange);
+    let wanted = request.is_some_and(RequestFacts::wants_kept);
+    let kept = verdict == Verdict::Keep
+        && wanted
+        && !connection.ends
+        && (connection.length_known || request.is_some_and(|request| request.http_11));
+    if !kept {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    } else if request.is_some_and(|request| request.hop.tokens.keep_alive) {
+        headers.insert(KEEP_ALIVE, keep_alive_value(connection));
+        headers.insert(CONNECTION, HeaderValue::from_static("Keep-Alive"));
+    }
+    kept
+}
+
+fn keep_alive_value(connection: &ClientConnection<'_>) -> HeaderValue {
+    let seconds = connection.keep_alive.timeout.as_secs();
+    let text = match connection.keep_alive.left(connection.exchange) {
+        Some(left) => format!("timeout={seconds}, max={left}"),
+        None => format!("timeout={seconds}"),
+    };
+    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("numbers and words are visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(target: &str, version: Version, headers: &[(&str, &str)]) -> request::Parts {
+        let mut builder = Request::builder().uri(target).version(version);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn get(headers: &[(&str, &str)]) -> request::Parts {
+        request("/x?y", Version::HTTP_11, headers)
+    }
+
+    fn forwarded_with(mut parts: request::Parts, change: impl FnOnce(&mut Introduction<'_>)) -> request::Parts {
+        let facts = RequestFacts::read(&parts, &Limits::default()).unwrap();
+        let client = HeaderValue::from_static("192.0.2.1");
+        let address = HeaderValue::from_static("10.0.0.1:9000");
+        let mut intro = Introduction {
+            client: &client,
+            forwarded: Forwarded::Off,
+            host: None,
+            address: &address,
+            last: false,
+            chunked: false,
+        };
+        change(&mut intro);
+        forward_request(&mut parts, &facts, &intro);
+        parts
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<String> {
+        let mut lines: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn nothing_hop_by_hop_passes_to_the_backend() {
+        let parts = forwarded_with(
+            get(&[
+                ("host", "a"),
+                ("connection", "keep-alive, X-Hop"),
+                ("connection", "content-length, host"),
+                ("x-hop", "1"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "keep-alive"),
+                ("te", "gzip"),
+                ("upgrade", "h2c"),
+                ("expect", "100-Continue"),
+                ("content-length", "3"),
+                ("accept", "*/*"),
+            ]),
+            |_| {},
+        );
+        assert_eq!(lines(&parts.headers), ["accept: */*", "content-length: 3", "host: a"]);
+    }
+
+    #[test]
+    fn te_trailers_passes_with_its_connection_token() {
+        let parts = forwarded_with(get(&[("host", "a"), ("te", "gzip, trailers")]), |intro| {
+            intro.last = true;
+        });
+        assert_eq!(
+            lines(&parts.headers),
+            ["connection: TE", "connection: close", "host: a", "te: trailers"]
+        );
+    }
+
+    #[test]
+    fn a_target_with_a_host_replaces_the_header_and_becomes_a_path() {
+        let parts = forwarded_with(
+            request("http://b:81/p?q", Version::HTTP_11, &[("host", "a")]),
+            |_| {},
+        );
+        assert_eq!(parts.uri, "/p?q");
+        assert_eq!(parts.headers[HOST], "b:81");
+    }
+
+    #[test]
+    fn the_host_is_kept_replaced_or_supplied() {
+        let own = HeaderValue::from_static("backend");
+        let kept = forwarded_with(get(&[("host", "a")]), |_| {});
+        assert_eq!(kept.headers[HOST], "a");
+        let mut parts = get(&[("host", "a")]);
+        let facts = RequestFacts::read(&parts, &Limits::default()).unwrap();
+        let intro = Introduction {
+            client: &own,
+            forwarded: Forwarded::XForwarded,
+            host: Some(&own),
+            address: &own,
+            last: false,
+            chunked: false,
+        };
+        forward_request(&mut parts, &facts, &intro);
+        assert_eq!(parts.headers[HOST], "backend");
+        assert_eq!(parts.headers["x-forwarded-host"], "a");
+        let supplied = forwarded_with(request("/", Version::HTTP_10, &[]), |_| {});
+        assert_eq!(supplied.headers[HOST], "10.0.0.1:9000");
+    }
+
+    #[test]
+    fn the_client_is_named_as_asked_for() {
+        let sent = [
+            ("host", "shop:80"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "198.51.100.7"),
+            ("x-forwarded-proto", "spoofed"),
+        ];
+        let parts = forwarded_with(get(&sent), |intro| intro.forwarded = Forwarded::Both);
+        assert_eq!(
+            lines(&parts.headers),
+            [
+                "forwarded: for=192.0.2.1;host=\"shop:80\";proto=http",
+                "host: shop:80",
+                "x-forwarded-for: 203.0.113.9, 198.51.100.7, 192.0.2.1",
+                "x-forwarded-host: shop:80",
+                "x-forwarded-proto: http",
+            ]
+        );
+        let v6 = HeaderValue::from_static("2001:db8::1");
+        let mut headers = HeaderMap::new();
+        headers.insert(FORWARDED, HeaderValue::from_static("for=a"));
+        forwarded(&mut headers, &v6, None);
+        assert_eq!(headers[FORWARDED], "for=a, for=\"[2001:db8::1]\";proto=http");
+    }
+
+    #[test]
+    fn a_request_that_breaks_a_rule_is_refused() {
+        let long = "x".repeat(8190);
+        for (parts, status) in [
+            (get(&[]), 400),
+            (get(&[("host", "a"), ("host", "a")]), 400),
+            (get(&[("host", "")]), 400),
+            (get(&[("host", "a/b")]), 400),
+            (get(&[("host", "user@a")]), 400),
+            (get(&[("host", "a"), ("expect", "more")]), 400),
+            (request("ftp://a/", Version::HTTP_11, &[("host", "a")]), 400),
+            (get(&[("host", "a"), ("x", &long)]), 431),
+            (request(&format!("/{long}"), Version::HTTP_11, &[("host", "a")]), 414),
+        ] {
+            let refused = RequestFacts::read(&parts, &Limits::default()).unwrap_err();
+            assert_eq!(refused.status(), status, "{parts:?}");
+        }
+        assert!(RequestFacts::read(&request("/", Version::HTTP_10, &[]), &Limits::default()).is_ok());
+    }
+
+    #[test]
+    fn a_body_longer_than_the_limit_is_refused_by_its_announcement() {
+        let limits = Limits {
+            body: Some(10),
+            ..Limits::default()
+        };
+        let read = |length| RequestFacts::read(&get(&[("host", "a"), ("content-length", length)]), &limits);
+        assert!(read("10").is_ok());
+        assert_eq!(read("11").unwrap_err().status(), 413);
+    }
+
+    #[test]
+    fn a_response_with_two_framings_keeps_one_and_is_called_ambiguous() {
+        let response = |headers: &[(&str, &str)]| {
+            let mut builder = Response::builder();
+            for (name, value) in headers {
+                builder = builder.header(*name, *value);
+            }
+            builder.body(()).unwrap().into_parts().0
+        };
+        let mut both = response(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
+        assert!(forward_response(&mut both).ambiguous);
+        assert!(both.headers.is_empty());
+        let mut twice = response(&[("content-length", "3"), ("content-length", "3"), ("keep-alive", "max=1")]);
+        assert!(!forward_response(&mut twice).ambiguous);
+        assert_eq!(lines(&twice.headers), ["content-length: 3"]);
+    }
+
+    #[test]
+    fn keep_alive_is_said_only_to_who_named_it_and_an_end_always() {
+        let keep_alive = KeepAlive {
+            enabled: true,
+            max_requests: NonZeroU32::new(3),
+            timeout: Duration::from_millis(1500),
+        };
+        let v10 = |headers: &[(&str, &str)]| request("/", Version::HTTP_10, headers);
+        for (parts, exchange, length_known, ends, said) in [
+            (get(&[("host", "a")]), 1, true, false, vec![]),
+            (
+                get(&[("host", "a"), ("connection", "Keep-Alive")]),
+                1,
+                true,
+                false,
+                vec!["connection: Keep-Alive", "keep-alive: timeout=1, max=3"],
+            ),
+            (
+                get(&[("host", "a"), ("connection", "keep-alive")]),
+                3,
+                false,
+                false,
+                vec!["connection: Keep-Alive", "keep-alive: timeout=1, max=1"],
+            ),
+            (
+                get(&[("host", "a"), ("connection", "keep-alive")]),
+                4,
+                true,
+                false,
+                vec!["connection: close"],
+            ),
+            (
+                get(&[("host", "a"), ("connection", "keep-alive, close")]),
+                1,
+                true,
+                false,
+                vec!["connection: close"],
+            ),
+            (get(&[("host", "a")]), 1, true, true, vec!["connection: close"]),
+            (v10(&[]), 1, true, false, vec!["connection: close"]),
+            (
+                v10(&[("connection", "keep-alive")]),
+                2,
+                true,
+                false,
+                vec!["connection: Keep-Alive", "keep-alive: timeout=1, max=2"],
+            ),
+            (
+                v10(&[("connection", "keep-alive")]),
+                2,
+                false,
+                false,
+                vec!["connection: close"],
+            ),
+        ] {
+            let facts = RequestFacts::read(&parts, &Limits::default()).unwrap();
+            let mut headers = HeaderMap::new();
+            let connection = ClientConnection {
+                keep_alive: &keep_alive,
+                exchange,
+                length_known,
+                ends,
+            };
+            let kept = say_connection(&mut headers, Some(&facts), &connection);
+            assert_eq!(lines(&headers), said, "{parts:?}");
+            assert_eq!(kept, !said.contains(&"connection: close"));
+        }
+    }
+
+    proptest! {
+        /// Whatever a client writes into `Connection`, framing and address of the message stay.
+        #[test]
+        fn framing_survives_any_connection_header(text in "[ -~]{0,60}") {
+            let parts = get(&[("host", "a"), ("content-length", "3"), ("connection", &text)]);
+            let forwarded = forwarded_with(parts, |_| {});
+            prop_assert_eq!(&forwarded.headers[HOST], "a");
+            prop_assert_eq!(&forwarded.headers[CONTENT_LENGTH], "3");
+            prop_assert!(!forwarded.headers.contains_key(CONNECTION));
+        }
+    }
+}

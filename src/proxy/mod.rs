@@ -1,0 +1,407 @@
+//! One exchange, from a client's request to its response: the spine, to be read top to bottom.
+//!
+//! Everything here belongs to one worker's thread. It decides little by itself: the rules are in
+//! [`headers`], [`failure`], [`crate::route`], [`crate::balance`] and the pool's state.
+
+mod body;
+mod failure;
+mod headers;
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, request};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::account::PoolTally;
+use crate::backend::{self, Connector};
+use crate::balance::Balance;
+use crate::client::{Conn, Wait, answer};
+use crate::keepalive::{CloseReason, Verdict};
+use crate::net::BackendAddr;
+use crate::pool::{Acquired, Permit, Pool};
+use crate::route::Router;
+
+use body::{BackendLease, BodyFault};
+use headers::{ClientConnection, Introduction, RequestFacts};
+
+pub use body::{RelayBody, RequestBody};
+pub use failure::Failure;
+
+/// One worker's half of the proxy: the routes, and its own connections to every backend.
+pub struct Proxy {
+    router: Arc<Router<usize>>,
+    upstreams: Vec<Upstream>,
+}
+
+/// One upstream as one worker sees it.
+pub struct Upstream {
+    settings: backend::Settings,
+    balance: RefCell<Balance>,
+    backends: Vec<Backend>,
+}
+
+struct Backend {
+    pool: Pool<Connector<RequestBody>>,
+    /// Its address as a `Host` header.
+    host: HeaderValue,
+    tally: Arc<PoolTally>,
+}
+
+/// One address of an upstream, looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The backend's address.
+    pub backend: BackendAddr,
+    /// Its weight.
+    pub weight: u32,
+}
+
+impl Upstream {
+    /// An upstream of these backends, each with its tally. Runs on the current thread's runtime.
+    pub fn new(settings: backend::Settings, targets: &[(Target, Arc<PoolTally>)]) -> Upstream {
+        let backends = targets.iter().map(|(target, tally)| Backend {
+            pool: Pool::new(
+                settings.keep_alive,
+                Connector::new(target.backend, settings.connect_timeout),
+                Arc::clone(tally),
+            ),
+            host: HeaderValue::from_maybe_shared(Bytes::from(target.backend.to_string()))
+                .expect("a socket address is visible ASCII"),
+            tally: Arc::clone(tally),
+        });
+        Upstream {
+            backends: backends.collect(),
+            balance: RefCell::new(Balance::new(targets.iter().map(|(target, _)| target.weight))),
+            settings,
+        }
+    }
+}
+
+impl Proxy {
+    /// A proxy whose routes name upstreams by their index.
+    pub fn new(router: Arc<Router<usize>>, upstreams: Vec<Upstream>) -> Proxy {
+        Proxy { router, upstreams }
+    }
+
+    /// Closes idle backend connections now, the others after their exchange.
+    pub fn drain(&self) {
+        for upstream in &self.upstreams {
+            for backend in &upstream.backends {
+                backend.pool.drain();
+            }
+        }
+    }
+
+    /// Answers one request: with its backend's response, or with an error of our own.
+    ///
+    /// # Cancellation
+    /// Dropping the future closes the backend connection in use.
+    pub async fn exchange(
+        self: Rc<Proxy>,
+        client: Rc<Conn>,
+        request: Request<Incoming>,
+    ) -> Result<Response<RelayBody>, Infallible> {
+        client.begin_exchange();
+        let (parts, body) = request.into_parts();
+        let facts = match RequestFacts::read(&parts, &client.settings().limits) {
+            Ok(facts) => facts,
+            Err(failure) => {
+                report(&client, &parts.method, &parts.uri, &failure);
+                return Ok(refusal(&client, None, &failure, false));
+            }
+        };
+        let (method, uri) = (parts.method.clone(), parts.uri.clone());
+        let without_body = body.is_end_stream();
+        match self.forward(&client, parts, body, &facts).await {
+            Ok(response) => Ok(response),
+            Err(failure) => {
+                report(&client, &method, &uri, &failure);
+                Ok(refusal(&client, Some(&facts), &failure, without_body))
+            }
+        }
+    }
+
+    async fn forward(
+        &self,
+        client: &Rc<Conn>,
+        mut parts: request::Parts,
+        body: Incoming,
+        facts: &RequestFacts,
+    ) -> Result<Response<RelayBody>, Failure> {
+        let now = Instant::now();
+        let upstream = self
+            .router
+            .find(RequestFacts::host(&parts), parts.uri.path())
+            .map(|index| &self.upstreams[index])
+            .ok_or(Failure::NoRoute)?;
+        let (backend, mut lease) = upstream.lease(now).await?;
+        let fault = Rc::new(Cell::new(None));
+        headers::forward_request(
+            &mut parts,
+            facts,
+            &Introduction {
+                client: client.ip(),
+                forwarded: upstream.settings.forwarded,
+                host: (!upstream.settings.preserve_host).then_some(&backend.host),
+                address: &backend.host,
+                last: is_last(&lease),
+                chunked: !body.is_end_stream() && body.size_hint().exact().is_none(),
+            },
+        );
+        let timeout = upstream.settings.timeout;
+        let body = if body.is_end_stream() {
+            RequestBody::empty()
+        } else {
+            RequestBody::stream(body, Rc::clone(client), timeout, Rc::clone(&fault))
+        };
+        let mut request = Request::from_parts(parts, body);
+        let response = loop {
+            backend.tally.request();
+            client.wait_for_backend(now, timeout);
+            match answer_to(client, &mut lease, request).await {
+                Ok(response) => break response,
+                Err(Unanswered::Unsent(unsent)) => {
+                    // The connection died before it took a byte: any method may be sent again.
+                    lease.spent(CloseReason::PeerClosedIdle);
+                    drop(lease);
+                    request = *unsent;
+                    lease = backend.lease_fresh().await?;
+                    headers::say_last(request.headers_mut(), is_last(&lease));
+                }
+                Err(Unanswered::Expired(wait)) => return Err(give_up(lease, expired(wait, backend))),
+                Err(Unanswered::Failed(error)) => {
+                    let failure = failed(error, fault.get(), backend, lease.is_reused());
+                    return Err(give_up(lease, failure));
+                }
+            }
+        };
+        relay(client, response, lease, facts, backend, timeout)
+    }
+}
+
+impl Upstream {
+    /// A connection to the backend whose turn it is: one that waits, or else a new one.
+    async fn lease(&self, now: Instant) -> Result<(&Backend, BackendLease), Failure> {
+        let index = self.pick(now, &[]).ok_or_else(|| self.no_server())?;
+        let backend = &self.backends[index];
+        match backend.pool.acquire(now) {
+            Acquired::Reuse(lease) => Ok((backend, lease)),
+            // Boxed: rare, and large beside the rest of an exchange.
+            Acquired::Open(permit) => Box::pin(self.open(index, permit)).await,
+        }
+    }
+
+    /// Opens a connection; if the backend cannot be reached, turns to the others, each once.
+    async fn open(
+        &self,
+        mut index: usize,
+        mut permit: Permit<Connector<RequestBody>>,
+    ) -> Result<(&Backend, BackendLease), Failure> {
+        let mut tried = Vec::new();
+        loop {
+            let failure = match permit.open().await {
+                Ok(lease) => {
+                    self.balance.borrow_mut().reached(index);
+                    return Ok((&self.backends[index], lease));
+                }
+                Err(error) => Failure::from(error),
+            };
+            if !failure.is_backends_connect_fault() {
+                return Err(failure);
+            }
+            let now = Instant::now();
+            self.balance.borrow_mut().failed(index, now);
+            tried.push(index);
+            let Some(next) = self.pick(now, &tried) else {
+                return Err(failure);
+            };
+            info!(reason = %Chain(&failure), "trying the upstream's next server");
+            index = next;
+            permit = match self.backends[index].pool.acquire(now) {
+                Acquired::Reuse(lease) => return Ok((&self.backends[index], lease)),
+                Acquired::Open(permit) => permit,
+            };
+        }
+    }
+
+    fn pick(&self, now: Instant, tried: &[usize]) -> Option<usize> {
+        self.balance.borrow_mut().pick(now, tried)
+    }
+
+    fn no_server(&self) -> Failure {
+        Failure::NoServer {
+            upstream: self.settings.name.clone(),
+        }
+    }
+}
+
+impl Backend {
+    /// A connection that has never served: it cannot have been closed for its age.
+    async fn lease_fresh(&self) -> Result<BackendLease, Failure> {
+        Ok(Box::pin(self.pool.open()).await?)
+    }
+
+    fn address(&self) -> BackendAddr {
+        self.pool.connector().backend()
+    }
+}
+
+fn is_last(lease: &BackendLease) -> bool {
+    matches!(lease.verdict(), Verdict::Close(_))
+}
+
+/// Why there is no response.
+enum Unanswered {
+    /// Nothing of the request was sent; here it is.
+    Unsent(Box<Request<RequestBody>>),
+    /// A wait of the exchange lasted too long.
+    Expired(Wait),
+    Failed(hyper::Error),
+}
+
+/// Sends a request and waits for its response's head, as long as the exchange's waits allow.
+async fn answer_to(
+    client: &Conn,
+    lease: &mut BackendLease,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Unanswered> {
+    let mut answer = pin!(lease.conn().send(request));
+    poll_fn(|cx| {
+        if let Some(wait) = client.expired() {
+            return Poll::Ready(Err(Unanswered::Expired(wait)));
+        }
+        answer.as_mut().poll(cx).map_err(|mut error| match error.take_message() {
+            Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
+            None => Unanswered::Failed(error.into_error()),
+        })
+    })
+    .await
+}
+
+fn expired(wait: Wait, backend: &Backend) -> Failure {
+    match wait {
+        Wait::RequestBody => Failure::BodyTimeout,
+        Wait::Backend | Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite => Failure::AnswerTimeout {
+            backend: backend.address(),
+        },
+    }
+}
+
+fn failed(error: hyper::Error, fault: Option<BodyFault>, backend: &Backend, reused: bool) -> Failure {
+    let backend = backend.address();
+    match fault {
+        Some(BodyFault::TooLong(limit)) => Failure::BodyTooLong(limit),
+        Some(BodyFault::Unreadable) => Failure::BadRequest("The request body could not be read."),
+        None if error.is_parse() => Failure::BadAnswer {
+            backend,
+            source: Some(error),
+        },
+        None => Failure::NoAnswer {
+            backend,
+            reused,
+            source: error,
+        },
+    }
+}
+
+/// Ends the connection of a failed exchange under the failure's reason.
+fn give_up(mut lease: BackendLease, failure: Failure) -> Failure {
+    lease.spent(failure.close_reason());
+    failure
+}
+
+/// Hands a backend's response on to the client; its body carries the lease.
+fn relay(
+    client: &Rc<Conn>,
+    response: Response<Incoming>,
+    lease: BackendLease,
+    request: &RequestFacts,
+    backend: &Backend,
+    timeout: Duration,
+) -> Result<Response<RelayBody>, Failure> {
+    let (mut parts, incoming) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        let failure = Failure::BadAnswer {
+            backend: backend.address(),
+            source: None,
+        };
+        return Err(give_up(lease, failure));
+    }
+    let facts = headers::forward_response(&mut parts);
+    let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
+    headers::say_connection(
+        &mut parts.headers,
+        Some(request),
+        &ClientConnection {
+            keep_alive: &client.settings().keep_alive,
+            exchange: client.exchange(),
+            length_known,
+            ends: client.is_draining(),
+        },
+    );
+    if !length_known && request.ends_unknown_length_by_close() {
+        client.response_ends_with_connection();
+    }
+    let body = RelayBody::relay(incoming, lease, client, backend.address(), timeout, facts.ambiguous);
+    Ok(Response::from_parts(parts, body))
+}
+
+/// An error answer of our own.
+fn refusal(client: &Conn, request: Option<&RequestFacts>, failure: &Failure, body_is_read: bool) -> Response<RelayBody> {
+    let status = failure.status();
+    let text = answer::text(status, failure.sentence());
+    let mut response = Response::new(RelayBody::text(client, text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers::say_connection(
+        headers,
+        request,
+        &ClientConnection {
+            keep_alive: &client.settings().keep_alive,
+            exchange: client.exchange(),
+            length_known: true,
+            ends: client.is_draining() || failure.ends_client_connection() || !body_is_read,
+        },
+    );
+    response
+}
+
+/// Says once in the log what failed and why, as loud as it is our side's fault.
+fn report(client: &Conn, method: &Method, target: &Uri, failure: &Failure) {
+    let (client, status, reason) = (client.address(), failure.status(), Chain(failure));
+    let code = status.as_u16();
+    if status.is_server_error() {
+        warn!(%client, %method, %target, status = code, %reason, "request failed");
+    } else {
+        info!(%client, %method, %target, status = code, %reason, "request refused");
+    }
+}
+
+/// An error with all its sources, on one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}

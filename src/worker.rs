@@ -1,0 +1,179 @@
+//! A core's share of the proxy: one thread, one event loop, its own listeners, pools and clients.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, warn};
+
+use crate::account::PoolTally;
+use crate::alarm::Alarms;
+use crate::client::{self, Conn};
+use crate::net::ClientAddr;
+use crate::proxy::{Proxy, Target, Upstream};
+use crate::route::Router;
+use crate::backend;
+
+/// What a worker is made of; it crosses to the worker's thread.
+pub struct Plan {
+    /// Its listening sockets, non-blocking.
+    pub listeners: Vec<StdListener>,
+    /// How clients are served.
+    pub client: client::Settings,
+    /// The routes, to upstreams by index.
+    pub router: Arc<Router<usize>>,
+    /// The upstreams, each with its backends and where to count them.
+    pub upstreams: Vec<(backend::Settings, Vec<(Target, Arc<PoolTally>)>)>,
+    /// How long requests in flight may take after the stop.
+    pub shutdown_timeout: Duration,
+    /// Turns to true when the worker is to stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// How long to wait before accepting again when the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many ready tasks are run before the kernel is asked for new events.
+const EVENT_INTERVAL: u32 = 61;
+
+/// Runs a worker until it is told to stop and its last request is answered, or its time is up.
+///
+/// # Errors
+/// When the runtime cannot be made.
+pub fn run(plan: Plan) -> io::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .event_interval(std::env::var("WL_EVENT").ok().and_then(|s| s.parse().ok()).unwrap_or(EVENT_INTERVAL))
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(work(plan))
+}
+
+/// The clients of one worker.
+#[derive(Default)]
+struct Clients {
+    conns: RefCell<Slab<Rc<Conn>>>,
+    draining: Cell<bool>,
+    /// Told when the last one has gone.
+    gone: Notify,
+}
+
+async fn work(mut plan: Plan) -> io::Result<()> {
+    let alarms = Alarms::default();
+    let ringing = tokio::task::spawn_local(alarms.clone().run());
+    let upstreams = plan
+        .upstreams
+        .iter()
+        .map(|(settings, targets)| Upstream::new(settings.clone(), targets))
+        .collect();
+    let door = Rc::new(Door {
+        proxy: Rc::new(Proxy::new(plan.router, upstreams)),
+        settings: Rc::new(plan.client),
+        clients: Clients::default(),
+        alarms,
+    });
+    let mut accepting = Vec::new();
+    for listener in plan.listeners {
+        let listener = TcpListener::from_std(listener)?;
+        accepting.push(tokio::task::spawn_local(accept(listener, Rc::clone(&door), plan.stop.clone())));
+    }
+    // An error means that whoever could stop us has gone.
+    let _ = plan.stop.wait_for(|stop| *stop).await;
+    for task in accepting {
+        let _ = task.await;
+    }
+    door.drain(plan.shutdown_timeout).await;
+    ringing.abort();
+    Ok(())
+}
+
+/// What a new client needs.
+struct Door {
+    proxy: Rc<Proxy>,
+    settings: Rc<client::Settings>,
+    clients: Clients,
+    alarms: Alarms,
+}
+
+/// Accepts clients until told to stop; those the kernel has already accepted by then are served.
+async fn accept(listener: TcpListener, door: Rc<Door>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            biased;
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => door.admit(stream, ClientAddr(address)),
+                Err(error) => refuse(&error).await,
+            },
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn refuse(error: &io::Error) {
+    match error.kind() {
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {
+            debug!(%error, "a client had gone before it was accepted");
+        }
+        _ => {
+            warn!(%error, "cannot accept: raise the limit of open files (`ulimit -n`) if it is that");
+            sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+impl Door {
+    fn admit(self: &Rc<Door>, stream: TcpStream, address: ClientAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(client = %address, %error, "the client had gone when it was accepted");
+            return;
+        }
+        let conn = Rc::new(Conn::new(address, Rc::clone(&self.settings), &self.alarms));
+        let key = self.clients.conns.borrow_mut().insert(Rc::clone(&conn));
+        let door = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let proxy = Rc::clone(&door.proxy);
+            let exchanged = Rc::clone(&conn);
+            client::serve(stream, conn, move |request| {
+                Rc::clone(&proxy).exchange(Rc::clone(&exchanged), request)
+            })
+            .await;
+            door.left(key);
+        });
+    }
+
+    fn left(&self, key: usize) {
+        let mut conns = self.clients.conns.borrow_mut();
+        conns.remove(key);
+        if conns.is_empty() && self.clients.draining.get() {
+            self.clients.gone.notify_one();
+        }
+    }
+
+    /// Lets requests in flight finish, for at most `bound`; everything idle is closed at once.
+    async fn drain(&self, bound: Duration) {
+        self.clients.draining.set(true);
+        self.proxy.drain();
+        let end = Instant::now() + bound;
+        let clients: Vec<_> = self.clients.conns.borrow().iter().map(|(_, conn)| Rc::clone(conn)).collect();
+        for conn in clients {
+            conn.drain();
+        }
+        while !self.clients.conns.borrow().is_empty() {
+            tokio::select! {
+                () = self.clients.gone.notified() => {}
+                () = sleep_until(end) => {
+                    let left = self.clients.conns.borrow().len();
+                    warn!(connections = left, "shutdown_timeout is over: closing what is left");
+                    return;
+                }
+            }
+        }
+    }
+}
