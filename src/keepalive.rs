@@ -123,7 +123,7 @@ impl KeepAlive {
     pub const BACKEND: KeepAlive = KeepAlive {
         enabled: true,
         max_requests: NonZeroU32::new(1000),
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
     };
 
     /// Judges a connection for its `served`-th exchange; the first is 1.
@@ -170,7 +170,11 @@ mod tests {
             (3, 4, Verdict::Close(CloseReason::RequestLimit)),
             (0, u32::MAX, Verdict::Keep),
         ] {
-            assert_eq!(limit(n).after_exchange(served), verdict, "limit {n}, exchange {served}");
+            assert_eq!(
+                limit(n).after_exchange(served),
+                verdict,
+                "limit {n}, exchange {served}"
+            );
         }
     }
 
@@ -183,8 +187,14 @@ mod tests {
 
     #[test]
     fn off_or_a_zero_timeout_keeps_nothing() {
-        let off = KeepAlive { enabled: false, ..KeepAlive::CLIENT };
-        let zero = KeepAlive { timeout: Duration::ZERO, ..KeepAlive::CLIENT };
+        let off = KeepAlive {
+            enabled: false,
+            ..KeepAlive::CLIENT
+        };
+        let zero = KeepAlive {
+            timeout: Duration::ZERO,
+            ..KeepAlive::CLIENT
+        };
         for settings in [off, zero] {
             assert_eq!(
                 settings.after_exchange(1),
