@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod config;
 pub mod keepalive;
 pub mod route;
 pub mod server;
