@@ -2,6 +2,7 @@
 //! worth.
 
 pub mod backend;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod keepalive;

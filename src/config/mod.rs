@@ -28,6 +28,7 @@ mod syntax;
 mod tests;
 pub mod units;
 
+pub(crate) use report::counted;
 pub use report::{Finding, Report, Severity};
 
 /// [`server::Settings::shutdown_timeout`] when the file does not say.
