@@ -23,10 +23,13 @@ mod file;
 pub mod keys;
 mod read;
 mod report;
+mod routes;
 mod syntax;
 #[cfg(test)]
 mod tests;
 pub mod units;
+mod upstreams;
+mod values;
 
 pub(crate) use report::counted;
 pub use report::{Finding, Report, Severity};

@@ -5,7 +5,6 @@
 
 use std::fmt::Display;
 use std::ops::Range;
-use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -13,9 +12,9 @@ use toml::de::{DeTable, DeValue};
 use super::env::{self, Why};
 use super::keys::{Default, Setting, TABLES, Table, Takes};
 use super::report::{Finding, nearest, quoted};
-use super::units;
+use super::values::{Scalar, Written};
 
-/// What reads the file, and what it found so far.
+/// Holds the file, and what was found in it so far.
 pub(super) struct Reader<'a> {
     text: &'a str,
     env: &'a dyn Fn(&str) -> Option<String>,
@@ -40,22 +39,6 @@ struct Entry<'t> {
     setting: &'static Setting,
     key: Range<usize>,
     value: &'t Spanned<DeValue<'t>>,
-}
-
-/// A value that is neither a list nor a table, with the environment filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Scalar {
-    pub(super) text: String,
-    written: Written,
-}
-
-/// As which of TOML's types a value is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Written {
-    Text,
-    Whole,
-    Fraction,
-    Switch,
 }
 
 impl<'a> Reader<'a> {
@@ -376,56 +359,6 @@ impl<'t> Section<'t> {
             format!("its settings: {}", names(self.table))
         } else {
             format!("it is a setting of {}", headers.join(" and of "))
-        }
-    }
-}
-
-impl Scalar {
-    /// As a person would write it in the file.
-    fn shown(&self) -> String {
-        match self.written {
-            Written::Text if self.text.is_empty() => "an empty string".to_owned(),
-            Written::Text | Written::Whole | Written::Fraction | Written::Switch => {
-                quoted(&self.text)
-            }
-        }
-    }
-}
-
-impl Scalar {
-    /// A number that TOML wrote as a fraction, `1e3` among them, as a duration in seconds.
-    ///
-    /// `None` when it was written as anything else.
-    pub(super) fn seconds(&self) -> Option<Result<Duration, units::Wrong>> {
-        if self.written != Written::Fraction {
-            return None;
-        }
-        let seconds: f64 = self.text.parse().unwrap_or(f64::NAN);
-        Some(if seconds.is_nan() {
-            Err(units::Wrong::NotANumber)
-        } else if seconds < 0.0 {
-            Err(units::Wrong::Negative)
-        } else {
-            match Duration::try_from_secs_f64(seconds) {
-                Ok(time) if time <= units::LONGEST => Ok(time),
-                _ => Err(units::Wrong::TooLarge("365d".to_owned())),
-            }
-        })
-    }
-}
-
-impl Takes {
-    /// Whether it may be written so. Everything may be written as text, for the environment's
-    /// sake.
-    fn accepts(self, written: Written) -> bool {
-        match written {
-            Written::Text => !matches!(self, Takes::Servers),
-            Written::Switch => matches!(self, Takes::Switch),
-            Written::Fraction => matches!(self, Takes::Time { .. }),
-            Written::Whole => matches!(
-                self,
-                Takes::Whole { .. } | Takes::Bytes { .. } | Takes::Time { .. } | Takes::Listen
-            ),
         }
     }
 }
