@@ -3,7 +3,7 @@
 //! No address is bound and no name looked up: the answer is the same on every machine that has
 //! the same file and environment.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use super::CheckArgs;
@@ -23,9 +23,14 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
     };
     print_report(&loaded.warnings);
     if !args.quiet {
-        eprintln!("the configuration file {file} syntax is ok");
-        eprintln!("configuration file {file} test is successful");
-        println!("{}", summary(&loaded.settings));
+        say(
+            io::stderr(),
+            &format!(
+                "the configuration file {file} syntax is ok\n\
+                 configuration file {file} test is successful\n"
+            ),
+        );
+        say(io::stdout(), &format!("{}\n", summary(&loaded.settings)));
     }
     ExitCode::SUCCESS
 }
@@ -33,10 +38,14 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
 /// Prints what was found to standard error, in colour if a person is looking.
 pub(super) fn print_report(report: &Report) {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    eprint!(
-        "{}",
-        report.render(!plain && std::io::stderr().is_terminal())
-    );
+    let colour = !plain && io::stderr().is_terminal();
+    say(io::stderr(), &report.render(colour));
+}
+
+/// Writes `text`. The exit code is the answer to a script, so one that does not listen is no
+/// reason to fail.
+fn say(mut to: impl Write, text: &str) {
+    let _ = to.write_all(text.as_bytes());
 }
 
 /// What there is, in a line: `1 listener, 2 routes, 1 upstream: app (2 servers)`.
