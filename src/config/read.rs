@@ -327,6 +327,14 @@ impl<'a> Reader<'a> {
 
 impl<'t> Section<'t> {
     fn entry(&self, name: &str) -> Option<&Entry<'t>> {
+        debug_assert!(
+            self.table
+                .settings
+                .iter()
+                .any(|setting| setting.name == name),
+            "`{name}` is read, but is no setting of {}",
+            self.table.header
+        );
         self.entries.iter().find(|entry| entry.setting.name == name)
     }
 
