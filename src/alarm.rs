@@ -140,7 +140,10 @@ impl Alarm {
     /// Whom to wake.
     pub fn wakes(&self, waker: &Waker) {
         let mut current = self.entry.waker.borrow_mut();
-        if !current.as_ref().is_some_and(|current| current.will_wake(waker)) {
+        if !current
+            .as_ref()
+            .is_some_and(|current| current.will_wake(waker))
+        {
             *current = Some(waker.clone());
         }
     }
@@ -234,7 +237,9 @@ mod tests {
     fn notes_of_dropped_alarms_lapse() {
         let alarms = Alarms::default();
         for _ in 0..100 {
-            alarms.alarm().set(Some(Instant::now() + Duration::from_secs(3600)));
+            alarms
+                .alarm()
+                .set(Some(Instant::now() + Duration::from_secs(3600)));
         }
         assert_eq!(alarms.0.notes.borrow().len(), 100);
         assert_eq!(alarms.0.ring(Instant::now() + FILE_AHEAD + ms(1)), None);

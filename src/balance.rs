@@ -47,8 +47,11 @@ impl Balance {
         if let ([only], []) = (self.servers.as_slice(), tried) {
             return (only.weight > 0).then_some(0);
         }
-        self.pick_among(|server| server.down_until.is_none_or(|until| until <= now), tried)
-            .or_else(|| self.pick_among(|_| true, tried))
+        self.pick_among(
+            |server| server.down_until.is_none_or(|until| until <= now),
+            tried,
+        )
+        .or_else(|| self.pick_among(|_| true, tried))
     }
 
     /// The backend could not be reached at `now`.
@@ -112,7 +115,9 @@ mod tests {
         let soon = now + FAIL_TIMEOUT / 2;
         assert!((0..4).all(|_| balance.pick(soon, &[]) == Some(1)));
         assert_eq!(balance.pick(soon, &[1]), Some(0), "better than none");
-        let later: Vec<_> = (0..4).map(|_| balance.pick(now + FAIL_TIMEOUT, &[])).collect();
+        let later: Vec<_> = (0..4)
+            .map(|_| balance.pick(now + FAIL_TIMEOUT, &[]))
+            .collect();
         assert!(later.contains(&Some(0)));
         assert_eq!(balance.pick(now, &[0, 1]), None);
     }

@@ -123,7 +123,7 @@ impl KeepAlive {
     pub const BACKEND: KeepAlive = KeepAlive {
         enabled: true,
         max_requests: NonZeroU32::new(1000),
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
     };
 
     /// Judges a connection for its `served`-th exchange; the first is 1.

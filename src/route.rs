@@ -46,7 +46,10 @@ impl<T: Copy> Router<T> {
                 Some(host) => match host.strip_prefix('*') {
                     None => router.exact.entry(host.into()).or_default(),
                     Some(suffix) => {
-                        let at = router.wildcards.iter().position(|(known, _)| **known == *suffix);
+                        let at = router
+                            .wildcards
+                            .iter()
+                            .position(|(known, _)| **known == *suffix);
                         let at = at.unwrap_or_else(|| {
                             router.wildcards.push((suffix.into(), Vec::new()));
                             router.wildcards.len() - 1
@@ -57,9 +60,13 @@ impl<T: Copy> Router<T> {
             };
             paths.push((path.into(), target));
         }
-        let longest_first = |paths: &mut Paths<T>| paths.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
+        let longest_first =
+            |paths: &mut Paths<T>| paths.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
         router.exact.values_mut().for_each(longest_first);
-        router.wildcards.iter_mut().for_each(|(_, paths)| longest_first(paths));
+        router
+            .wildcards
+            .iter_mut()
+            .for_each(|(_, paths)| longest_first(paths));
         longest_first(&mut router.any);
         router
             .wildcards
@@ -109,9 +116,9 @@ fn longest_prefix<T: Copy>(paths: &Paths<T>, path: &str) -> Option<T> {
 
 fn is_below(prefix: &str, path: &str) -> bool {
     prefix == "/"
-        || path.strip_prefix(prefix).is_some_and(|rest| {
-            rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/')
-        })
+        || path
+            .strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
 }
 
 fn without_port(host: &str) -> &str {
@@ -165,7 +172,12 @@ mod tests {
 
     #[test]
     fn a_port_is_no_part_of_the_host() {
-        for (host, bare) in [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")] {
+        for (host, bare) in [
+            ("a:80", "a"),
+            ("a", "a"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+        ] {
             assert_eq!(without_port(host), bare);
         }
     }

@@ -116,10 +116,16 @@ impl Server {
             sockets.push(net::bind(listener.address, workers)?);
         }
         let mut server = Server {
-            addresses: sockets.iter().filter_map(|group| group[0].local_addr().ok()).collect(),
+            addresses: sockets
+                .iter()
+                .filter_map(|group| group[0].local_addr().ok())
+                .collect(),
             workers: Vec::new(),
             stop: watch::Sender::new(false),
-            upstreams: upstreams.iter().map(|(figures, _)| figures.clone()).collect(),
+            upstreams: upstreams
+                .iter()
+                .map(|(figures, _)| figures.clone())
+                .collect(),
         };
         for number in 0..workers {
             let plan = Plan {
@@ -130,7 +136,9 @@ impl Server {
                     .upstreams
                     .iter()
                     .zip(&upstreams)
-                    .map(|(settings, (figures, targets))| (settings.clone(), share(figures, targets, number)))
+                    .map(|(settings, (figures, targets))| {
+                        (settings.clone(), share(figures, targets, number))
+                    })
                     .collect(),
                 shutdown_timeout: settings.shutdown_timeout,
                 stop: server.stop.subscribe(),
@@ -165,6 +173,11 @@ impl Server {
         self.stop.send_replace(true);
     }
 
+    /// A handle that can stop this proxy from elsewhere.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.stop.clone())
+    }
+
     /// Waits until every worker has ended. Blocks the thread.
     pub fn join(mut self) {
         for worker in self.workers.drain(..) {
@@ -174,6 +187,17 @@ impl Server {
                 Err(_) => tracing::error!("a worker panicked"),
             }
         }
+    }
+}
+
+/// Stops a proxy: see [`Server::stop`].
+#[derive(Clone, Debug)]
+pub struct Stopper(watch::Sender<bool>);
+
+impl Stopper {
+    /// Begins the end.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
     }
 }
 
@@ -191,7 +215,10 @@ fn router(settings: &Settings) -> Result<Router<usize>, StartError> {
 }
 
 /// The addresses of an upstream's servers, and a tally for each of them and each worker.
-fn look_up(upstream: &backend::Settings, workers: usize) -> Result<(UpstreamFigures, Vec<Target>), StartError> {
+fn look_up(
+    upstream: &backend::Settings,
+    workers: usize,
+) -> Result<(UpstreamFigures, Vec<Target>), StartError> {
     let mut targets = Vec::new();
     for server in &upstream.servers {
         let fail = |source| StartError::LookUp {
@@ -209,15 +236,26 @@ fn look_up(upstream: &backend::Settings, workers: usize) -> Result<(UpstreamFigu
             weight: server.weight,
         }));
     }
-    let tallies = || (0..workers).map(|_| Arc::new(PoolTally::default())).collect();
+    let tallies = || {
+        (0..workers)
+            .map(|_| Arc::new(PoolTally::default()))
+            .collect()
+    };
     let figures = UpstreamFigures {
         name: upstream.name.clone(),
-        backends: targets.iter().map(|target| (target.backend, tallies())).collect(),
+        backends: targets
+            .iter()
+            .map(|target| (target.backend, tallies()))
+            .collect(),
     };
     Ok((figures, targets))
 }
 
-fn share(figures: &UpstreamFigures, targets: &[Target], worker: usize) -> Vec<(Target, Arc<PoolTally>)> {
+fn share(
+    figures: &UpstreamFigures,
+    targets: &[Target],
+    worker: usize,
+) -> Vec<(Target, Arc<PoolTally>)> {
     targets
         .iter()
         .zip(&figures.backends)

@@ -16,11 +16,11 @@ use tracing::{debug, warn};
 
 use crate::account::PoolTally;
 use crate::alarm::Alarms;
+use crate::backend;
 use crate::client::{self, Conn};
 use crate::net::ClientAddr;
 use crate::proxy::{Proxy, Target, Upstream};
 use crate::route::Router;
-use crate::backend;
 
 /// What a worker is made of; it crosses to the worker's thread.
 pub struct Plan {
@@ -51,7 +51,7 @@ const EVENT_INTERVAL: u32 = 61;
 pub fn run(plan: Plan) -> io::Result<()> {
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .event_interval(std::env::var("WL_EVENT").ok().and_then(|s| s.parse().ok()).unwrap_or(EVENT_INTERVAL))
+        .event_interval(EVENT_INTERVAL)
         .build_local(LocalOptions::default())?;
     runtime.block_on(work(plan))
 }
@@ -82,7 +82,11 @@ async fn work(mut plan: Plan) -> io::Result<()> {
     let mut accepting = Vec::new();
     for listener in plan.listeners {
         let listener = TcpListener::from_std(listener)?;
-        accepting.push(tokio::task::spawn_local(accept(listener, Rc::clone(&door), plan.stop.clone())));
+        accepting.push(tokio::task::spawn_local(accept(
+            listener,
+            Rc::clone(&door),
+            plan.stop.clone(),
+        )));
     }
     // An error means that whoever could stop us has gone.
     let _ = plan.stop.wait_for(|stop| *stop).await;
@@ -161,7 +165,13 @@ impl Door {
         self.clients.draining.set(true);
         self.proxy.drain();
         let end = Instant::now() + bound;
-        let clients: Vec<_> = self.clients.conns.borrow().iter().map(|(_, conn)| Rc::clone(conn)).collect();
+        let clients: Vec<_> = self
+            .clients
+            .conns
+            .borrow()
+            .iter()
+            .map(|(_, conn)| Rc::clone(conn))
+            .collect();
         for conn in clients {
             conn.drain();
         }

@@ -49,7 +49,9 @@ impl<B> Connector<B> {
         Connector {
             backend,
             limit,
-            open: tower::ServiceBuilder::new().timeout(limit).service(TcpConnect),
+            open: tower::ServiceBuilder::new()
+                .timeout(limit)
+                .service(TcpConnect),
             http,
             body: std::marker::PhantomData,
         }
@@ -77,10 +79,14 @@ where
             .await
             .map_err(|error| ConnectError::sort(error, self.backend, self.limit))?;
         let (io, socket) = Stream::new(stream);
-        let (sender, connection) = self.http.handshake(TokioIo::new(io)).await.map_err(|error| {
-            // It only makes the two halves; nothing is sent.
-            ConnectError::sort(Box::new(error), self.backend, self.limit)
-        })?;
+        let (sender, connection) =
+            self.http
+                .handshake(TokioIo::new(io))
+                .await
+                .map_err(|error| {
+                    // It only makes the two halves; nothing is sent.
+                    ConnectError::sort(Box::new(error), self.backend, self.limit)
+                })?;
         let shared = Rc::new(Shared {
             closing: Cell::new(Closing::Agreed),
             settled: Cell::new(false),

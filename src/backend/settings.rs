@@ -19,7 +19,7 @@ pub struct Settings {
 
     /// The longest opening a connection may take, until the TCP handshake is over.
     ///
-    /// Default: 5 s. Source: Apache httpd 2.4, mod_proxy's `connectiontimeout`.
+    /// Default: 5 s. Source: Apache httpd 2.4, `mod_proxy`'s `connectiontimeout`.
     pub connect_timeout: Duration,
 
     /// The longest one read from or write to a backend may make no progress.
@@ -47,7 +47,7 @@ impl Settings {
             servers,
             keep_alive: KeepAlive::BACKEND,
             connect_timeout: Duration::from_secs(5),
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             preserve_host: true,
             forwarded: Forwarded::default(),
         }

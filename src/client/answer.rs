@@ -29,7 +29,9 @@ pub(super) fn raw(status: StatusCode, reason: &str) -> Vec<u8> {
 pub(super) fn unreadable(status: StatusCode) -> &'static str {
     match status {
         StatusCode::URI_TOO_LONG => "The request target is too long.",
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "The request's head is too large or has too many lines.",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            "The request's head is too large or has too many lines."
+        }
         _ => "The request could not be read.",
     }
 }
@@ -43,7 +45,10 @@ mod tests {
         let raw = String::from_utf8(raw(StatusCode::BAD_REQUEST, "Why.")).unwrap();
         let (head, body) = raw.split_once("\r\n\r\n").unwrap();
         assert_eq!(body, "400 Bad Request\nWhy.\n");
-        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+        assert!(
+            head.contains(&format!("Content-Length: {}", body.len())),
+            "{head}"
+        );
         assert!(head.ends_with("Connection: close"), "{head}");
     }
 }

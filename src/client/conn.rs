@@ -92,7 +92,8 @@ impl Conn {
         let ip = address.0.ip().to_canonical().to_string();
         let conn = Conn {
             address,
-            ip: HeaderValue::from_maybe_shared(Bytes::from(ip)).expect("an IP address is visible ASCII"),
+            ip: HeaderValue::from_maybe_shared(Bytes::from(ip))
+                .expect("an IP address is visible ASCII"),
             settings,
             alarm: alarms.alarm(),
             phase: Cell::new(Phase::Idle),
@@ -108,7 +109,10 @@ impl Conn {
             until_close: Cell::new(false),
         };
         // KeepAliveTimeout is for kept connections; the first request has `Timeout`.
-        conn.wait(Wait::NextRequest, Some(Instant::now() + conn.settings.timeout));
+        conn.wait(
+            Wait::NextRequest,
+            Some(Instant::now() + conn.settings.timeout),
+        );
         conn
     }
 
@@ -171,7 +175,10 @@ impl Conn {
     /// Waits for the client's request body.
     pub fn wait_for_body(&self) {
         self.waits[Wait::Backend as usize].set(None);
-        self.wait(Wait::RequestBody, Some(Instant::now() + self.settings.timeout));
+        self.wait(
+            Wait::RequestBody,
+            Some(Instant::now() + self.settings.timeout),
+        );
     }
 
     /// The backend is to move within `timeout` from `now`.
@@ -216,7 +223,11 @@ impl Conn {
             return None;
         }
         let now = Instant::now();
-        let late = |wait: &Wait| self.waits[*wait as usize].get().is_some_and(|until| until <= now);
+        let late = |wait: &Wait| {
+            self.waits[*wait as usize]
+                .get()
+                .is_some_and(|until| until <= now)
+        };
         let expired = Wait::ALL.into_iter().find(late);
         match expired {
             Some(wait) => self.waits[wait as usize].set(None),
@@ -253,8 +264,12 @@ impl Conn {
 
     /// The client has sent nothing more for now.
     pub(super) fn client_silent(&self) {
-        if self.phase.get() == Phase::Head && self.waits[Wait::RequestHead as usize].get().is_none() {
-            self.wait(Wait::RequestHead, Some(Instant::now() + self.settings.timeout));
+        if self.phase.get() == Phase::Head && self.waits[Wait::RequestHead as usize].get().is_none()
+        {
+            self.wait(
+                Wait::RequestHead,
+                Some(Instant::now() + self.settings.timeout),
+            );
         }
     }
 
@@ -262,7 +277,10 @@ impl Conn {
     pub(super) fn client_stalls(&self) {
         self.write_blocked.set(true);
         if self.waits[Wait::ClientWrite as usize].get().is_none() {
-            self.wait(Wait::ClientWrite, Some(Instant::now() + self.settings.timeout));
+            self.wait(
+                Wait::ClientWrite,
+                Some(Instant::now() + self.settings.timeout),
+            );
         }
     }
 
@@ -278,10 +296,17 @@ impl Conn {
         let Some(over) = self.response_over.take() else {
             return;
         };
-        let now = if self.write_blocked.get() { Instant::now() } else { over };
+        let now = if self.write_blocked.get() {
+            Instant::now()
+        } else {
+            over
+        };
         self.phase.set(Phase::Idle);
         self.waits[Wait::RequestBody as usize].set(None);
-        self.wait(Wait::NextRequest, Some(now + self.settings.keep_alive.timeout));
+        self.wait(
+            Wait::NextRequest,
+            Some(now + self.settings.keep_alive.timeout),
+        );
     }
 
     /// Whether what is written now answers no exchange: the HTTP library's own answer to what it
@@ -322,10 +347,12 @@ impl RequestLine {
         let rest = match self {
             RequestLine::Complete => return self,
             RequestLine::Begun => bytes,
-            RequestLine::Blank => match bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) {
-                Some(start) => &bytes[start..],
-                None => return RequestLine::Blank,
-            },
+            RequestLine::Blank => {
+                match bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) {
+                    Some(start) => &bytes[start..],
+                    None => return RequestLine::Blank,
+                }
+            }
         };
         if rest.contains(&b'\n') {
             RequestLine::Complete
@@ -347,9 +374,9 @@ mod tests {
             (&["\r\nGET /", " HTTP/1.1\r\n"], RequestLine::Complete),
             (&["GET / HTTP/1.1\r\nHost: a"], RequestLine::Complete),
         ] {
-            let seen = chunks
-                .iter()
-                .fold(RequestLine::Blank, |line, chunk| line.after(chunk.as_bytes()));
+            let seen = chunks.iter().fold(RequestLine::Blank, |line, chunk| {
+                line.after(chunk.as_bytes())
+            });
             assert_eq!(seen, line, "{chunks:?}");
         }
     }

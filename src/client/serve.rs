@@ -90,7 +90,7 @@ fn builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // Backend header names keep their case; ours, which have none, look like theirs.
     builder.title_case_headers(true);
-    builder.preserve_header_case(std::env::var_os("WL_CASE").is_some());
+    builder.preserve_header_case(true);
     if limits.fields != Limits::default().fields {
         // hyper's own default is the same 100, and cheaper when it is not set.
         builder.max_headers(limits.fields);
@@ -103,7 +103,9 @@ fn unreadable(conn: &Conn, error: &hyper::Error) -> Option<StatusCode> {
     if conn.phase() == Phase::Exchange || !error.is_parse() {
         return None;
     }
-    let status = conn.withheld().and_then(|status| StatusCode::from_u16(status).ok());
+    let status = conn
+        .withheld()
+        .and_then(|status| StatusCode::from_u16(status).ok());
     Some(status.unwrap_or(StatusCode::BAD_REQUEST))
 }
 
@@ -147,7 +149,12 @@ async fn close(mut stream: TcpStream, conn: &Conn, ended: Ended) {
     }
 }
 
-async fn answer_and_linger(mut stream: TcpStream, status: StatusCode, reason: &str, bound: Duration) {
+async fn answer_and_linger(
+    mut stream: TcpStream,
+    status: StatusCode,
+    reason: &str,
+    bound: Duration,
+) {
     let bytes = answer::raw(status, reason);
     if let Ok(Ok(())) = timeout(LINGER_SHORT, stream.write_all(&bytes)).await {
         net::linger(stream, bound).await;

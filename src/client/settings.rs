@@ -27,7 +27,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             keep_alive: KeepAlive::CLIENT,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             limits: Limits::default(),
         }
     }

@@ -57,7 +57,9 @@ pub enum ConnectError {
         backend: BackendAddr,
     },
     /// This process has no file descriptor left: `EMFILE` or `ENFILE`. Not the backend's fault.
-    #[error("no file descriptor is left for a connection to {backend}: raise the limit (`ulimit -n`)")]
+    #[error(
+        "no file descriptor is left for a connection to {backend}: raise the limit (`ulimit -n`)"
+    )]
     NoDescriptor {
         /// The backend.
         backend: BackendAddr,
@@ -82,10 +84,17 @@ impl ConnectError {
             Ok(source) => *source,
             Err(other) => io::Error::other(other),
         };
-        match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        match source
+            .raw_os_error()
+            .map(rustix::io::Errno::from_raw_os_error)
+        {
             Some(rustix::io::Errno::ADDRNOTAVAIL) => ConnectError::NoLocalPort { backend },
-            Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => ConnectError::NoDescriptor { backend },
-            _ if source.kind() == io::ErrorKind::TimedOut => ConnectError::Timeout { backend, limit },
+            Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+                ConnectError::NoDescriptor { backend }
+            }
+            _ if source.kind() == io::ErrorKind::TimedOut => {
+                ConnectError::Timeout { backend, limit }
+            }
             _ => ConnectError::Io { backend, source },
         }
     }

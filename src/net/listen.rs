@@ -21,7 +21,9 @@ pub struct ListenError {
 
 fn advice(source: &io::Error) -> String {
     let hint = match source.kind() {
-        io::ErrorKind::AddrInUse => "another program listens there (`ss -ltnp` names it); stop it or choose another address",
+        io::ErrorKind::AddrInUse => {
+            "another program listens there (`ss -ltnp` names it); stop it or choose another address"
+        }
         io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
         io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
         _ => return source.to_string(),
@@ -58,7 +60,11 @@ pub fn bind(address: SocketAddr, sockets: usize) -> Result<Vec<TcpListener>, Lis
 }
 
 fn socket(address: SocketAddr, share: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // A restart must not wait for the TIME_WAIT sockets of its predecessor.
     socket.set_reuse_address(true)?;
     if share {
@@ -84,6 +90,9 @@ mod tests {
         assert_eq!(taken, first[1].local_addr().unwrap());
         let message = bind(taken, 1).unwrap_err().to_string();
         assert!(message.contains(&taken.to_string()), "{message}");
-        assert!(message.contains("another program listens there"), "{message}");
+        assert!(
+            message.contains("another program listens there"),
+            "{message}"
+        );
     }
 }

@@ -202,14 +202,18 @@ pub struct Lease<C: Connect> {
 
 impl<C: Connect> fmt::Debug for Lease<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("leased", &self.leased).finish_non_exhaustive()
+        f.debug_struct("Lease")
+            .field("leased", &self.leased)
+            .finish_non_exhaustive()
     }
 }
 
 impl<C: Connect> Lease<C> {
     /// The connection.
     pub fn conn(&mut self) -> &mut C::Conn {
-        self.conn.as_mut().expect("a lease has its connection until it ends")
+        self.conn
+            .as_mut()
+            .expect("a lease has its connection until it ends")
     }
 
     /// Whether the connection has served before.
@@ -232,7 +236,11 @@ impl<C: Connect> Lease<C> {
     /// The exchange is over at `now`: parks the connection, or closes it.
     pub fn finish(mut self, end: End, now: Instant) -> Verdict {
         let conn = self.conn.take().expect("a lease ends once");
-        let verdict = self.pool.state.borrow_mut().release(self.leased.id, end, now);
+        let verdict = self
+            .pool
+            .state
+            .borrow_mut()
+            .release(self.leased.id, end, now);
         if verdict == Verdict::Keep {
             self.pool.park(self.leased.id, conn);
         }
@@ -246,7 +254,11 @@ impl<C: Connect> Drop for Lease<C> {
         if self.conn.take().is_some() {
             let end = End::Spent(self.spent);
             let now = Instant::now();
-            let _closed = self.pool.state.borrow_mut().release(self.leased.id, end, now);
+            let _closed = self
+                .pool
+                .state
+                .borrow_mut()
+                .release(self.leased.id, end, now);
             self.pool.publish();
         }
     }

@@ -183,7 +183,9 @@ impl PoolState {
     /// The connection under `id` is open, and leased to whoever opened it.
     #[must_use]
     pub fn opened(&mut self, id: ConnId) -> Leased {
-        let entry = self.entry(id).expect("a permission is kept until it is used");
+        let entry = self
+            .entry(id)
+            .expect("a permission is kept until it is used");
         assert!(matches!(entry.phase, Phase::Opening), "{id:?} opened twice");
         self.counts.opening -= 1;
         self.counts.opened += 1;
@@ -192,7 +194,9 @@ impl PoolState {
 
     /// The connection under `id` could not be opened, or nobody waits for it any more.
     pub fn open_failed(&mut self, id: ConnId) {
-        let entry = self.entry(id).expect("a permission is kept until it is used");
+        let entry = self
+            .entry(id)
+            .expect("a permission is kept until it is used");
         assert!(matches!(entry.phase, Phase::Opening), "{id:?} is open");
         self.entries.remove(id.index());
         self.counts.opening -= 1;
@@ -201,7 +205,9 @@ impl PoolState {
 
     /// Takes back a connection whose exchange ended as `end` at `now`.
     pub fn release(&mut self, id: ConnId, end: End, now: Instant) -> Verdict {
-        let entry = self.entry(id).expect("a leased id is known until its release");
+        let entry = self
+            .entry(id)
+            .expect("a leased id is known until its release");
         assert!(matches!(entry.phase, Phase::Leased), "{id:?} is not leased");
         let verdict = match end {
             End::Spent(reason) => Verdict::Close(reason),
@@ -287,7 +293,11 @@ impl PoolState {
             }
             if let Some(limit) = self.keep_alive.max_requests {
                 let most = limit.get().saturating_add(1);
-                assert!(entry.exchanges <= most, "{} exchanges, limit {limit}", entry.exchanges);
+                assert!(
+                    entry.exchanges <= most,
+                    "{} exchanges, limit {limit}",
+                    entry.exchanges
+                );
             }
         }
         let counts = &self.counts;
@@ -313,11 +323,19 @@ impl PoolState {
         let mut last: Option<Instant> = None;
         let mut next = self.newest;
         while let Some(index) = next {
-            let Phase::Idle { since, newer: back, older } = self.entries[index as usize].phase else {
+            let Phase::Idle {
+                since,
+                newer: back,
+                older,
+            } = self.entries[index as usize].phase
+            else {
                 panic!("connection {index} is in the idle list and not idle");
             };
             assert_eq!(back, newer, "the idle list holds together");
-            assert!(last.is_none_or(|last| since <= last), "the newest comes first");
+            assert!(
+                last.is_none_or(|last| since <= last),
+                "the newest comes first"
+            );
             last = Some(since);
             newer = Some(index);
             next = older;
@@ -607,7 +625,11 @@ mod tests {
                 }
                 Event::Release(which, ok) => {
                     if let Some((leased, _)) = pick(&mut self.leased, which) {
-                        let end = if ok { End::Complete } else { End::Spent(CloseReason::Protocol) };
+                        let end = if ok {
+                            End::Complete
+                        } else {
+                            End::Spent(CloseReason::Protocol)
+                        };
                         let verdict = pool.release(leased.id, end, now);
                         if verdict == Verdict::Keep {
                             assert_eq!(leased.verdict, Verdict::Keep, "announced as the last one");

@@ -75,7 +75,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(stream) = &mut self.0 else {
             return Poll::Ready(None);
         };
@@ -83,7 +86,9 @@ impl Body for RequestBody {
             stream.client.wait_for_body();
             return Poll::Pending;
         };
-        stream.client.wait_for_backend(Instant::now(), stream.timeout);
+        stream
+            .client
+            .wait_for_backend(Instant::now(), stream.timeout);
         let Some(frame) = frame else {
             return Poll::Ready(None);
         };
@@ -105,7 +110,9 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|stream| stream.incoming.is_end_stream())
+        self.0
+            .as_ref()
+            .is_none_or(|stream| stream.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -174,14 +181,15 @@ impl RelayBody {
 impl Relay {
     /// The response has been read to its end.
     fn finish(&mut self) {
-        let Some(mut lease) = self.lease.take() else { return };
+        let Some(mut lease) = self.lease.take() else {
+            return;
+        };
         let now = Instant::now();
         let end = match (lease.verdict(), lease.conn().after_response()) {
             _ if self.ambiguous => End::Spent(CloseReason::Protocol),
             // Announced in the request; the pool counts the reason by itself.
-            (Verdict::Close(_), AfterResponse::Ready | AfterResponse::Closed) | (Verdict::Keep, AfterResponse::Ready) => {
-                End::Complete
-            }
+            (Verdict::Close(_), AfterResponse::Ready | AfterResponse::Closed)
+            | (Verdict::Keep, AfterResponse::Ready) => End::Complete,
             (Verdict::Keep, AfterResponse::Closed) => End::Spent(CloseReason::PeerAsked),
             (_, AfterResponse::Busy) => End::Spent(CloseReason::EarlyResponse),
         };
@@ -189,7 +197,11 @@ impl Relay {
         self.client.response_over(now);
     }
 
-    fn break_off(&mut self, reason: CloseReason, why: &dyn std::fmt::Display) -> Option<Result<Frame<Bytes>, BoxError>> {
+    fn break_off(
+        &mut self,
+        reason: CloseReason,
+        why: &dyn std::fmt::Display,
+    ) -> Option<Result<Frame<Bytes>, BoxError>> {
         if let Some(mut lease) = self.lease.take() {
             lease.spent(reason);
         }
@@ -206,7 +218,10 @@ impl Body for RelayBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let relay = match &mut self.0 {
             Inner::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Inner::Relay(relay) => relay,
@@ -229,7 +244,9 @@ impl Body for RelayBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(relay.break_off(CloseReason::PeerClosedBusy, &error)),
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(relay.break_off(CloseReason::PeerClosedBusy, &error))
+            }
             Poll::Ready(None) => {
                 relay.finish();
                 Poll::Ready(None)

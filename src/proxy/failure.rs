@@ -77,12 +77,12 @@ impl Failure {
             Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Failure::NoRoute => StatusCode::NOT_FOUND,
             Failure::NoServer { .. }
-            | Failure::Connect(ConnectError::NoLocalPort { .. } | ConnectError::NoDescriptor { .. }) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Failure::Connect(ConnectError::Io { .. }) | Failure::NoAnswer { .. } | Failure::BadAnswer { .. } => {
-                StatusCode::BAD_GATEWAY
-            }
+            | Failure::Connect(
+                ConnectError::NoLocalPort { .. } | ConnectError::NoDescriptor { .. },
+            ) => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::Connect(ConnectError::Io { .. })
+            | Failure::NoAnswer { .. }
+            | Failure::BadAnswer { .. } => StatusCode::BAD_GATEWAY,
             Failure::Connect(ConnectError::Timeout { .. }) | Failure::AnswerTimeout { .. } => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -104,9 +104,13 @@ impl Failure {
             Failure::Connect(ConnectError::NoLocalPort { .. }) => {
                 "The proxy has no local port left towards the backend."
             }
-            Failure::Connect(ConnectError::NoDescriptor { .. }) => "The proxy has no file descriptor left.",
+            Failure::Connect(ConnectError::NoDescriptor { .. }) => {
+                "The proxy has no file descriptor left."
+            }
             Failure::Connect(ConnectError::Io { .. }) => "The backend could not be reached.",
-            Failure::Connect(ConnectError::Timeout { .. }) => "The backend did not accept a connection in time.",
+            Failure::Connect(ConnectError::Timeout { .. }) => {
+                "The backend did not accept a connection in time."
+            }
             Failure::NoAnswer { .. } => "The backend closed the connection before it answered.",
             Failure::BadAnswer { .. } => "The backend's answer could not be read.",
             Failure::AnswerTimeout { .. } => "The backend did not answer in time.",
@@ -118,7 +122,9 @@ impl Failure {
     pub fn is_backends_connect_fault(&self) -> bool {
         match self {
             Failure::Connect(ConnectError::Io { .. } | ConnectError::Timeout { .. }) => true,
-            Failure::Connect(ConnectError::NoLocalPort { .. } | ConnectError::NoDescriptor { .. })
+            Failure::Connect(
+                ConnectError::NoLocalPort { .. } | ConnectError::NoDescriptor { .. },
+            )
             | Failure::BadRequest(_)
             | Failure::Method
             | Failure::TargetTooLong(_)
@@ -153,6 +159,9 @@ impl Failure {
     /// Whether the client's connection ends with this answer. Source: Apache httpd 2.4,
     /// `ap_status_drops_connection`.
     pub fn ends_client_connection(&self) -> bool {
-        matches!(self.status().as_u16(), 400 | 408 | 411 | 413 | 414 | 431 | 500 | 501 | 503)
+        matches!(
+            self.status().as_u16(),
+            400 | 408 | 411 | 413 | 414 | 431 | 500 | 501 | 503
+        )
     }
 }

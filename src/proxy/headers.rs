@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Method, Uri, Version, request, response};
 
@@ -188,13 +189,22 @@ impl RequestFacts {
 }
 
 fn check_target(uri: &Uri, limits: &Limits) -> Result<(), Failure> {
-    let length = uri.path_and_query().map_or(0, |target| target.as_str().len())
-        + uri.authority().map_or(0, |authority| authority.as_str().len());
+    let length = uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len())
+        + uri
+            .authority()
+            .map_or(0, |authority| authority.as_str().len());
     if length > limits.request_line {
         return Err(Failure::TargetTooLong(limits.request_line));
     }
-    if uri.scheme().is_some_and(|scheme| scheme.as_str() != "http" && scheme.as_str() != "https") {
-        return Err(Failure::BadRequest("The request target's scheme is not http."));
+    if uri
+        .scheme()
+        .is_some_and(|scheme| scheme.as_str() != "http" && scheme.as_str() != "https")
+    {
+        return Err(Failure::BadRequest(
+            "The request target's scheme is not http.",
+        ));
     }
     Ok(())
 }
@@ -210,9 +220,14 @@ fn check_host(value: &HeaderValue) -> Result<(), Failure> {
 }
 
 fn check_length(value: &HeaderValue, limits: &Limits) -> Result<(), Failure> {
-    let Some(limit) = limits.body else { return Ok(()) };
+    let Some(limit) = limits.body else {
+        return Ok(());
+    };
     // hyper has refused what is no number.
-    let length = value.to_str().ok().and_then(|digits| digits.parse::<u64>().ok());
+    let length = value
+        .to_str()
+        .ok()
+        .and_then(|digits| digits.parse::<u64>().ok());
     match length {
         Some(length) if length > limit => Err(Failure::BodyTooLong(limit)),
         _ => Ok(()),
@@ -221,7 +236,9 @@ fn check_length(value: &HeaderValue, limits: &Limits) -> Result<(), Failure> {
 
 fn has_token(value: &HeaderValue, token: &[u8]) -> bool {
     let tokens = value.as_bytes().split(|&byte| byte == b',');
-    tokens.map(<[u8]>::trim_ascii).any(|this| this.eq_ignore_ascii_case(token))
+    tokens
+        .map(<[u8]>::trim_ascii)
+        .any(|this| this.eq_ignore_ascii_case(token))
 }
 
 /// What a backend is told, beside what the client said.
@@ -329,7 +346,8 @@ fn forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<&Header
         element.push('"');
     }
     element.push_str(";proto=http");
-    let element = HeaderValue::from_maybe_shared(Bytes::from(element)).unwrap_or(HeaderValue::from_static("for=unknown"));
+    let element = HeaderValue::from_maybe_shared(Bytes::from(element))
+        .unwrap_or(HeaderValue::from_static("for=unknown"));
     let list = grown(headers, &FORWARDED, &element);
     headers.insert(FORWARDED, list);
 }
@@ -399,7 +417,11 @@ pub struct ClientConnection<'a> {
 /// An end is always said. That it is kept is said only to a client that named keep-alive, with
 /// the timeout in whole seconds and the requests left. Source: Apache httpd 2.4,
 /// `ap_set_keepalive`.
-pub fn say_connection(headers: &mut HeaderMap, request: Option<&RequestFacts>, connection: &ClientConnection<'_>) -> bool {
+pub fn say_connection(
+    headers: &mut HeaderMap,
+    request: Option<&RequestFacts>,
+    connection: &ClientConnection<'_>,
+) -> bool {
     let verdict = connection.keep_alive.after_exchange(connection.exchange);
     let wanted = request.is_some_and(RequestFacts::wants_kept);
     let kept = verdict == Verdict::Keep
@@ -446,7 +468,10 @@ mod tests {
         request("/x?y", Version::HTTP_11, headers)
     }
 
-    fn forwarded_with(mut parts: request::Parts, change: impl FnOnce(&mut Introduction<'_>)) -> request::Parts {
+    fn forwarded_with(
+        mut parts: request::Parts,
+        change: impl FnOnce(&mut Introduction<'_>),
+    ) -> request::Parts {
         let facts = RequestFacts::read(&parts, &Limits::default()).unwrap();
         let client = HeaderValue::from_static("192.0.2.1");
         let address = HeaderValue::from_static("10.0.0.1:9000");
@@ -490,7 +515,10 @@ mod tests {
             ]),
             |_| {},
         );
-        assert_eq!(lines(&parts.headers), ["accept: */*", "content-length: 3", "host: a"]);
+        assert_eq!(
+            lines(&parts.headers),
+            ["accept: */*", "content-length: 3", "host: a"]
+        );
     }
 
     #[test]
@@ -500,7 +528,12 @@ mod tests {
         });
         assert_eq!(
             lines(&parts.headers),
-            ["connection: TE", "connection: close", "host: a", "te: trailers"]
+            [
+                "connection: TE",
+                "connection: close",
+                "host: a",
+                "te: trailers"
+            ]
         );
     }
 
@@ -559,7 +592,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(FORWARDED, HeaderValue::from_static("for=a"));
         forwarded(&mut headers, &v6, None);
-        assert_eq!(headers[FORWARDED], "for=a, for=\"[2001:db8::1]\";proto=http");
+        assert_eq!(
+            headers[FORWARDED],
+            "for=a, for=\"[2001:db8::1]\";proto=http"
+        );
     }
 
     #[test]
@@ -574,12 +610,17 @@ mod tests {
             (get(&[("host", "a"), ("expect", "more")]), 400),
             (request("ftp://a/", Version::HTTP_11, &[("host", "a")]), 400),
             (get(&[("host", "a"), ("x", &long)]), 431),
-            (request(&format!("/{long}"), Version::HTTP_11, &[("host", "a")]), 414),
+            (
+                request(&format!("/{long}"), Version::HTTP_11, &[("host", "a")]),
+                414,
+            ),
         ] {
             let refused = RequestFacts::read(&parts, &Limits::default()).unwrap_err();
             assert_eq!(refused.status(), status, "{parts:?}");
         }
-        assert!(RequestFacts::read(&request("/", Version::HTTP_10, &[]), &Limits::default()).is_ok());
+        assert!(
+            RequestFacts::read(&request("/", Version::HTTP_10, &[]), &Limits::default()).is_ok()
+        );
     }
 
     #[test]
@@ -588,7 +629,9 @@ mod tests {
             body: Some(10),
             ..Limits::default()
         };
-        let read = |length| RequestFacts::read(&get(&[("host", "a"), ("content-length", length)]), &limits);
+        let read = |length| {
+            RequestFacts::read(&get(&[("host", "a"), ("content-length", length)]), &limits)
+        };
         assert!(read("10").is_ok());
         assert_eq!(read("11").unwrap_err().status(), 413);
     }
@@ -605,7 +648,11 @@ mod tests {
         let mut both = response(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
         assert!(forward_response(&mut both).ambiguous);
         assert!(both.headers.is_empty());
-        let mut twice = response(&[("content-length", "3"), ("content-length", "3"), ("keep-alive", "max=1")]);
+        let mut twice = response(&[
+            ("content-length", "3"),
+            ("content-length", "3"),
+            ("keep-alive", "max=1"),
+        ]);
         assert!(!forward_response(&mut twice).ambiguous);
         assert_eq!(lines(&twice.headers), ["content-length: 3"]);
     }
@@ -648,7 +695,13 @@ mod tests {
                 false,
                 vec!["connection: close"],
             ),
-            (get(&[("host", "a")]), 1, true, true, vec!["connection: close"]),
+            (
+                get(&[("host", "a")]),
+                1,
+                true,
+                true,
+                vec!["connection: close"],
+            ),
             (v10(&[]), 1, true, false, vec!["connection: close"]),
             (
                 v10(&[("connection", "keep-alive")]),

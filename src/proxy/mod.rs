@@ -84,7 +84,9 @@ impl Upstream {
         });
         Upstream {
             backends: backends.collect(),
-            balance: RefCell::new(Balance::new(targets.iter().map(|(target, _)| target.weight))),
+            balance: RefCell::new(Balance::new(
+                targets.iter().map(|(target, _)| target.weight),
+            )),
             settings,
         }
     }
@@ -181,7 +183,9 @@ impl Proxy {
                     lease = backend.lease_fresh().await?;
                     headers::say_last(request.headers_mut(), is_last(&lease));
                 }
-                Err(Unanswered::Expired(wait)) => return Err(give_up(lease, expired(wait, backend))),
+                Err(Unanswered::Expired(wait)) => {
+                    return Err(give_up(lease, expired(wait, backend)));
+                }
                 Err(Unanswered::Failed(error)) => {
                     let failure = failed(error, fault.get(), backend, lease.is_reused());
                     return Err(give_up(lease, failure));
@@ -283,10 +287,13 @@ async fn answer_to(
         if let Some(wait) = client.expired() {
             return Poll::Ready(Err(Unanswered::Expired(wait)));
         }
-        answer.as_mut().poll(cx).map_err(|mut error| match error.take_message() {
-            Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
-            None => Unanswered::Failed(error.into_error()),
-        })
+        answer
+            .as_mut()
+            .poll(cx)
+            .map_err(|mut error| match error.take_message() {
+                Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
+                None => Unanswered::Failed(error.into_error()),
+            })
     })
     .await
 }
@@ -294,13 +301,20 @@ async fn answer_to(
 fn expired(wait: Wait, backend: &Backend) -> Failure {
     match wait {
         Wait::RequestBody => Failure::BodyTimeout,
-        Wait::Backend | Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite => Failure::AnswerTimeout {
-            backend: backend.address(),
-        },
+        Wait::Backend | Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite => {
+            Failure::AnswerTimeout {
+                backend: backend.address(),
+            }
+        }
     }
 }
 
-fn failed(error: hyper::Error, fault: Option<BodyFault>, backend: &Backend, reused: bool) -> Failure {
+fn failed(
+    error: hyper::Error,
+    fault: Option<BodyFault>,
+    backend: &Backend,
+    reused: bool,
+) -> Failure {
     let backend = backend.address();
     match fault {
         Some(BodyFault::TooLong(limit)) => Failure::BodyTooLong(limit),
@@ -355,18 +369,33 @@ fn relay(
     if !length_known && request.ends_unknown_length_by_close() {
         client.response_ends_with_connection();
     }
-    let body = RelayBody::relay(incoming, lease, client, backend.address(), timeout, facts.ambiguous);
+    let body = RelayBody::relay(
+        incoming,
+        lease,
+        client,
+        backend.address(),
+        timeout,
+        facts.ambiguous,
+    );
     Ok(Response::from_parts(parts, body))
 }
 
 /// An error answer of our own.
-fn refusal(client: &Conn, request: Option<&RequestFacts>, failure: &Failure, body_is_read: bool) -> Response<RelayBody> {
+fn refusal(
+    client: &Conn,
+    request: Option<&RequestFacts>,
+    failure: &Failure,
+    body_is_read: bool,
+) -> Response<RelayBody> {
     let status = failure.status();
     let text = answer::text(status, failure.sentence());
     let mut response = Response::new(RelayBody::text(client, text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers::say_connection(
         headers,
         request,

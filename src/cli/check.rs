@@ -1,0 +1,68 @@
+//! `warmline check`: read the file, say what is in it, start nothing.
+//!
+//! No address is bound and no name looked up: the answer is the same on every machine that has
+//! the same file and environment.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::process::ExitCode;
+
+use super::CheckArgs;
+use crate::config::{self, Report, counted};
+use crate::server;
+
+/// Tests the file. The verdict goes to standard error, as nginx has it; what the file holds goes
+/// to standard output.
+pub(super) fn check(args: &CheckArgs) -> ExitCode {
+    let file = args.config.display();
+    let loaded = match config::load(&args.config) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            print_report(&report);
+            return ExitCode::FAILURE;
+        }
+    };
+    print_report(&loaded.warnings);
+    if !args.quiet {
+        say(
+            io::stderr(),
+            &format!(
+                "the configuration file {file} syntax is ok\n\
+                 configuration file {file} test is successful\n"
+            ),
+        );
+        say(io::stdout(), &format!("{}\n", summary(&loaded.settings)));
+    }
+    ExitCode::SUCCESS
+}
+
+/// Prints what was found to standard error, in colour if a person is looking.
+pub(super) fn print_report(report: &Report) {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colour = !plain && io::stderr().is_terminal();
+    say(io::stderr(), &report.render(colour));
+}
+
+/// Writes `text`. The exit code is the answer to a script, so one that does not listen is no
+/// reason to fail.
+fn say(mut to: impl Write, text: &str) {
+    let _ = to.write_all(text.as_bytes());
+}
+
+/// What there is, in a line: `1 listener, 2 routes, 1 upstream: app (2 servers)`.
+fn summary(settings: &server::Settings) -> String {
+    let upstreams: Vec<_> = settings
+        .upstreams
+        .iter()
+        .map(|upstream| {
+            let servers = counted(upstream.servers.len(), "server");
+            format!("{} ({servers})", upstream.name)
+        })
+        .collect();
+    format!(
+        "{}, {}, {}: {}",
+        counted(settings.listeners.len(), "listener"),
+        counted(settings.routes.len(), "route"),
+        counted(upstreams.len(), "upstream"),
+        upstreams.join(", ")
+    )
+}

@@ -1,0 +1,253 @@
+//! `warmline demo`: both ways side by side, with backends and load of its own.
+
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::stop::Stop;
+use super::{DemoArgs, run};
+use crate::backend::{self, ServerSettings};
+use crate::census::ports::Sysctls;
+use crate::census::{Census, TcpState};
+use crate::client;
+use crate::compare::backend::EmbeddedBackend;
+use crate::compare::load::{Load, LoadTarget};
+use crate::compare::picture::{ArmFigures, Picture, Scene};
+use crate::config::SHUTDOWN_TIMEOUT;
+use crate::keepalive::KeepAlive;
+use crate::route::RouteSettings;
+use crate::server::{ListenerSettings, Server, Settings, StartError};
+
+/// Client connections to each proxy.
+const CLIENTS: NonZeroU32 = NonZeroU32::new(4).expect("four is not zero");
+
+/// How long a TIME_WAIT socket stands, in whole seconds.
+const TIME_WAIT_SECONDS: u64 = 60;
+
+/// What keeps a demo from starting.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Proxy(#[from] StartError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// One way of speaking to the backends: a proxy, and the backends' addresses that only it uses.
+struct Arm {
+    name: &'static str,
+    proxy: Server,
+    backends: Vec<SocketAddr>,
+    /// Requests answered at the last look.
+    answered: u64,
+}
+
+/// Runs the demo until it is told to stop.
+pub(super) fn demo(args: &DemoArgs) -> ExitCode {
+    run::start_logging(tracing::level_filters::LevelFilter::WARN);
+    run::raise_open_files();
+    match show(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if matches!(error, Failed::Proxy(StartError::Listen(_))) {
+                eprintln!("help: `warmline demo --port N` takes the ports N and N+1 instead");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show(args: &DemoArgs) -> Result<(), Failed> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // Each backend has an address for each arm: that is how the kernel's sockets are told apart.
+    let backends = [
+        EmbeddedBackend::start("app1", &[any, any])?,
+        EmbeddedBackend::start("app2", &[any, any])?,
+    ];
+    let door = |arm: usize| {
+        backends
+            .iter()
+            .map(|backend| backend.addresses()[arm])
+            .collect()
+    };
+    let mut arms = [
+        Arm::start("pooled", args.port, door(0), true)?,
+        Arm::start("short", args.port + 1, door(1), false)?,
+    ];
+    let load = if args.no_load {
+        None
+    } else {
+        let target = |arm: &Arm| LoadTarget {
+            name: arm.name.to_owned(),
+            address: arm.proxy.addresses()[0],
+            rate_per_second: args.rate,
+            connections: CLIENTS,
+        };
+        Some(Load::start(arms.iter().map(target).collect())?)
+    };
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let shown = runtime.block_on(watch(args, &mut arms));
+    drop(load);
+    for arm in arms {
+        arm.proxy.stop();
+        arm.proxy.join();
+    }
+    shown
+}
+
+async fn watch(args: &DemoArgs, arms: &mut [Arm]) -> Result<(), Failed> {
+    let mut stop = Stop::listen()?;
+    let seconds = args.seconds.map_or(TIME_WAIT_SECONDS, |seconds| {
+        seconds.get().min(TIME_WAIT_SECONDS)
+    });
+    let mut picture = Picture::new(Scene {
+        width: columns(),
+        full_bar: u64::from(args.rate.get()) * seconds,
+        source: Census::take(&[])?.source(),
+        sysctls: Sysctls::read().ok(),
+    });
+    print(&introduction(args, arms));
+    print(&picture.header());
+    let second = Duration::from_secs(1);
+    let start = Instant::now();
+    let mut clock = interval_at(start + second, second);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = start;
+    loop {
+        tokio::select! {
+            now = clock.tick() => {
+                let figures = look(arms, now - last)?;
+                print(&picture.frame(&figures, now - start));
+                last = now;
+            }
+            _ = stop.told() => break,
+        }
+        if args
+            .seconds
+            .is_some_and(|seconds| start.elapsed() >= Duration::from_secs(seconds.get()))
+        {
+            break;
+        }
+    }
+    let figures = look(arms, last.elapsed())?;
+    print(&picture.summary(&figures, start.elapsed()));
+    Ok(())
+}
+
+impl Arm {
+    fn start(
+        name: &'static str,
+        port: u16,
+        backends: Vec<SocketAddr>,
+        keep_alive: bool,
+    ) -> Result<Arm, StartError> {
+        let servers = backends
+            .iter()
+            .map(|address| ServerSettings::new(address.to_string()))
+            .collect();
+        let mut upstream = backend::Settings::new(name, servers);
+        upstream.keep_alive = KeepAlive {
+            enabled: keep_alive,
+            ..KeepAlive::BACKEND
+        };
+        let proxy = Server::start(&Settings {
+            workers: 1,
+            shutdown_timeout: SHUTDOWN_TIMEOUT,
+            client: client::Settings::default(),
+            listeners: vec![ListenerSettings {
+                address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            }],
+            routes: vec![RouteSettings {
+                host: None,
+                path: "/".to_owned(),
+                upstream: name.to_owned(),
+            }],
+            upstreams: vec![upstream],
+        })?;
+        Ok(Arm {
+            name,
+            proxy,
+            backends,
+            answered: 0,
+        })
+    }
+
+    fn figures(&mut self, census: &Census, since: Duration) -> ArmFigures {
+        let pool = self.proxy.upstreams()[0].sum();
+        let sides = census.of_all(self.backends.iter().copied());
+        let new = pool.requests - std::mem::replace(&mut self.answered, pool.requests);
+        ArmFigures {
+            name: self.name.to_owned(),
+            requests: pool.requests,
+            requests_per_second: ratio(new, since.as_secs_f64()),
+            connects: pool.opened,
+            reuse_ratio: (pool.requests > 0).then(|| ratio(pool.reused, ratio(pool.requests, 1.0))),
+            time_wait_ours: sides.ours.get(TcpState::TimeWait),
+            time_wait_theirs: sides.theirs.get(TcpState::TimeWait),
+            open: sides.ours.get(TcpState::Established),
+        }
+    }
+}
+
+/// One look at everything: the proxies' own counts, and the kernel's.
+fn look(arms: &mut [Arm], since: Duration) -> Result<Vec<ArmFigures>, Failed> {
+    let watched: Vec<_> = arms
+        .iter()
+        .flat_map(|arm| arm.backends.iter().copied())
+        .collect();
+    let census = Census::take(&watched)?;
+    Ok(arms
+        .iter_mut()
+        .map(|arm| arm.figures(&census, since))
+        .collect())
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of a demo are far below 2^52"
+)]
+fn ratio(count: u64, of: f64) -> f64 {
+    if of > 0.0 { count as f64 / of } else { 0.0 }
+}
+
+fn introduction(args: &DemoArgs, arms: &[Arm]) -> String {
+    let mut text = String::from("Two proxies in front of the same two backends:\n");
+    for arm in arms {
+        let what = match arm.name {
+            "pooled" => "keeps its connections to them",
+            _ => "opens one for each request",
+        };
+        text += &format!(
+            "  http://{}  {:<6}  {what}\n",
+            arm.proxy.addresses()[0],
+            arm.name
+        );
+    }
+    text += &if args.no_load {
+        "No load of its own (--no-load): send requests to both.\n".to_owned()
+    } else {
+        format!(
+            "Each gets {} requests a second from {CLIENTS} clients (--rate N, --no-load).\n",
+            args.rate
+        )
+    };
+    text += "Ctrl-C ends it.\n\n";
+    text
+}
+
+/// How wide the terminal is; 80 where there is none.
+fn columns() -> usize {
+    rustix::termios::tcgetwinsize(io::stdout()).map_or(80, |size| usize::from(size.ws_col).max(40))
+}
+
+/// A reader that has gone is no reason to fail.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

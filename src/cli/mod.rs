@@ -1,0 +1,243 @@
+//! The command line: what can be asked for, and who answers.
+//!
+//! Exit codes: 0 when all is well, 1 for a configuration with faults or a failed start, 2 for a
+//! command line that cannot be understood.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{address, units};
+
+mod check;
+mod demo;
+pub mod run;
+mod stop;
+
+/// The file that is read when none is named.
+pub const DEFAULT_CONFIG: &str = "config/warmline.toml";
+
+/// The whole command line.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "warmline",
+    about = "A reverse proxy that keeps its lines to the backends warm",
+    version,
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    /// Test the configuration file, as `check` does
+    #[arg(short = 't', long = "test")]
+    pub test: bool,
+
+    #[command(flatten)]
+    check: TestArgs,
+
+    /// Print the version
+    #[arg(short = 'v', visible_short_alias = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve requests
+    Run(RunArgs),
+    /// Test the configuration file and say what is in it
+    Check(CheckArgs),
+    /// Show pooled and short connections side by side, with backends and load of its own
+    Demo(DemoArgs),
+}
+
+/// The arguments of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The configuration file [default: config/warmline.toml]
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Listen here in place of what the file says; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address::listen)]
+    pub listen: Vec<SocketAddr>,
+
+    /// Run without a file, with one upstream of these servers; may be repeated
+    #[arg(long, value_name = "HOST:PORT", value_parser = address::server, conflicts_with = "config")]
+    pub upstream: Vec<String>,
+
+    /// Worker threads; 0 is one per core
+    #[arg(long, value_name = "N", value_parser = workers)]
+    pub workers: Option<usize>,
+
+    /// Whether backend connections are kept
+    #[arg(long, value_name = "on|off", value_parser = units::switch, action = ArgAction::Set)]
+    pub keep_alive: Option<bool>,
+
+    /// How many exchanges may keep a backend connection; 0 is unlimited
+    #[arg(long, value_name = "N")]
+    pub max_keep_alive_requests: Option<u32>,
+
+    /// The longest a kept backend connection may wait, such as 300ms, 60s or 1m30s
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub keep_alive_timeout: Option<Duration>,
+
+    /// What to log
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = levels())]
+    pub log: LevelFilter,
+}
+
+/// The arguments of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+
+    /// Say nothing when all is well
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// The arguments of `-t`: those of `check`, which mean nothing without it.
+#[derive(Clone, Debug, Args)]
+struct TestArgs {
+    /// The configuration file to test [default: config/warmline.toml]
+    #[arg(short, long, value_name = "FILE", requires = "test")]
+    config: Option<PathBuf>,
+
+    /// Say nothing when all is well
+    #[arg(short, long, requires = "test")]
+    quiet: bool,
+}
+
+/// The arguments of `demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// The port of the pooled proxy; the short one has the next
+    #[arg(long, value_name = "N", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..=65534))]
+    pub port: u16,
+
+    /// Send no requests; somebody else will
+    #[arg(long)]
+    pub no_load: bool,
+
+    /// Requests a second, to each of the two proxies
+    #[arg(long, value_name = "N", default_value = "200")]
+    pub rate: NonZeroU32,
+
+    /// Stop after so many seconds
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<NonZeroU64>,
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Check(args)) => check::check(&args),
+        Some(Command::Demo(args)) => demo::demo(&args),
+        // Without a command there is at least one argument, and each of them needs `-t`.
+        None => check::check(&CheckArgs {
+            config: cli.check.config.unwrap_or_else(|| DEFAULT_CONFIG.into()),
+            quiet: cli.check.quiet,
+        }),
+    }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    let setting = crate::config::keys::SERVER
+        .find("workers")
+        .expect("`workers` is a setting");
+    let (least, most) = setting.takes.bounds();
+    let number = units::whole(text).map_err(|wrong| wrong.to_string())?;
+    usize::try_from(number)
+        .ok()
+        .filter(|_| (least..=most).contains(&number))
+        .ok_or_else(|| format!("allowed: {}", setting.takes.allowed()))
+}
+
+fn levels() -> impl TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+        .map(|word| word.parse::<LevelFilter>().expect("each word is a level"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_settings_in_place_of_the_files() {
+        let line = "warmline run --listen :9090 --listen [::1]:9091 --upstream http://app \
+                    --workers 2 --keep-alive off --max-keep-alive-requests 0 \
+                    --keep-alive-timeout 1m30s --log debug";
+        let Some(Command::Run(args)) = parse(line).unwrap().command else {
+            panic!("`run` is what was asked for");
+        };
+        assert_eq!(args.config, None);
+        let listen: Vec<_> = args.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(listen, ["0.0.0.0:9090", "[::1]:9091"]);
+        assert_eq!(args.upstream, ["app:80"]);
+        assert_eq!(args.workers, Some(2));
+        assert_eq!(args.keep_alive, Some(false));
+        assert_eq!(args.max_keep_alive_requests, Some(0));
+        assert_eq!(args.keep_alive_timeout, Some(Duration::from_secs(90)));
+        assert_eq!(args.log, LevelFilter::DEBUG);
+    }
+
+    #[test]
+    fn demo_has_its_defaults() {
+        let Some(Command::Demo(args)) = parse("warmline demo").unwrap().command else {
+            panic!("`demo` is what was asked for");
+        };
+        assert_eq!(
+            (args.port, args.no_load, args.rate.get()),
+            (8080, false, 200)
+        );
+        assert_eq!(args.seconds, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "warmline -q",
+            "warmline -c file.toml",
+            "warmline -t run",
+            "warmline serve",
+            "warmline run --listen localhost:80",
+            "warmline run --upstream https://app",
+            "warmline run --upstream app -c file.toml",
+            "warmline run --workers -1",
+            "warmline run --workers 100000",
+            "warmline run --keep-alive maybe",
+            "warmline run --max-keep-alive-requests -1",
+            "warmline run --keep-alive-timeout 5x",
+            "warmline run --log loud",
+            "warmline demo --port 65535",
+            "warmline demo --rate 0",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

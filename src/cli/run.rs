@@ -1,0 +1,208 @@
+//! `warmline run`: the file and the flags → the proxy.
+
+use std::io::{self, IsTerminal as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tracing::level_filters::LevelFilter;
+use tracing::{info, warn};
+
+use super::check::print_report;
+use super::{DEFAULT_CONFIG, RunArgs, stop};
+use crate::backend::{self, ServerSettings};
+use crate::client;
+use crate::config::{self, Loaded, Report, SHUTDOWN_TIMEOUT};
+use crate::route::RouteSettings;
+use crate::server::{self, ListenerSettings, Server};
+
+/// The name of the upstream that `--upstream` makes.
+const UPSTREAM: &str = "default";
+
+/// Where a proxy without a file listens, unless told.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
+
+/// Serves requests until it is told to stop.
+pub(super) fn run(args: &RunArgs) -> ExitCode {
+    start_logging(args.log);
+    let settings = match settings(args) {
+        Ok(loaded) => {
+            print_report(&loaded.warnings);
+            loaded.settings
+        }
+        Err(report) => {
+            print_report(&report);
+            return ExitCode::FAILURE;
+        }
+    };
+    raise_open_files();
+    let server = match Server::start(&settings) {
+        Ok(server) => server,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    announce(&server, &settings);
+    stop::serve_until_told(server)
+}
+
+/// Logs to standard error, in colour if a person is looking.
+pub(super) fn start_logging(level: LevelFilter) {
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .init();
+}
+
+/// Raises the limit of open files to what the system allows: two for each request in flight.
+pub(super) fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            warn!(%error, "cannot raise the limit of open files");
+        }
+    }
+}
+
+fn announce(server: &Server, settings: &server::Settings) {
+    let version = env!("CARGO_PKG_VERSION");
+    info!(workers = server.workers(), "warmline {version} has started");
+    for address in server.addresses() {
+        info!("listening on {address}");
+    }
+    for (upstream, settings) in server.upstreams().iter().zip(&settings.upstreams) {
+        let backends: Vec<_> = upstream
+            .backends
+            .iter()
+            .map(|(backend, _)| backend.to_string())
+            .collect();
+        let arm = if settings.keep_alive.enabled {
+            "kept connections"
+        } else {
+            "one connection a request"
+        };
+        info!("upstream {}: {}, {arm}", upstream.name, backends.join(", "));
+    }
+}
+
+/// What the proxy is started with: the file, or `--upstream` in its place, and over it the flags.
+///
+/// # Errors
+/// A report of every fault in the file.
+pub fn settings(args: &RunArgs) -> Result<Loaded, Report> {
+    let mut loaded = if args.upstream.is_empty() {
+        let file = args.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
+        config::load(file)?
+    } else {
+        Loaded {
+            settings: without_file(&args.upstream),
+            warnings: Report::default(),
+        }
+    };
+    override_with(&mut loaded.settings, args);
+    Ok(loaded)
+}
+
+/// A proxy to one upstream of these servers, with every other setting at its default.
+fn without_file(servers: &[String]) -> server::Settings {
+    let servers = servers.iter().map(ServerSettings::new).collect();
+    server::Settings {
+        workers: 0,
+        shutdown_timeout: SHUTDOWN_TIMEOUT,
+        client: client::Settings::default(),
+        listeners: vec![ListenerSettings { address: LISTEN }],
+        routes: vec![RouteSettings {
+            host: None,
+            path: "/".to_owned(),
+            upstream: UPSTREAM.to_owned(),
+        }],
+        upstreams: vec![backend::Settings::new(UPSTREAM, servers)],
+    }
+}
+
+/// Puts the flags in place of what the settings say; those of keep-alive for every upstream.
+fn override_with(settings: &mut server::Settings, args: &RunArgs) {
+    if !args.listen.is_empty() {
+        let listen = |&address| ListenerSettings { address };
+        settings.listeners = args.listen.iter().map(listen).collect();
+    }
+    if let Some(workers) = args.workers {
+        settings.workers = workers;
+    }
+    for upstream in &mut settings.upstreams {
+        let keep_alive = &mut upstream.keep_alive;
+        if let Some(enabled) = args.keep_alive {
+            keep_alive.enabled = enabled;
+        }
+        if let Some(limit) = args.max_keep_alive_requests {
+            keep_alive.max_requests = NonZeroU32::new(limit);
+        }
+        if let Some(timeout) = args.keep_alive_timeout {
+            keep_alive.timeout = timeout;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser as _;
+    use std::time::Duration;
+
+    fn args(line: &str) -> RunArgs {
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let Some(Command::Run(args)) = cli.command else {
+            panic!("`run` is what was asked for");
+        };
+        args
+    }
+
+    #[test]
+    fn upstream_flags_stand_in_for_a_file() {
+        let settings = settings(&args("warmline run --upstream a:1 --upstream b"))
+            .unwrap()
+            .settings;
+        assert_eq!(settings.listeners[0].address.to_string(), "0.0.0.0:8080");
+        assert_eq!(settings.upstreams.len(), 1);
+        let servers: Vec<_> = settings.upstreams[0]
+            .servers
+            .iter()
+            .map(|s| &s.address)
+            .collect();
+        assert_eq!(servers, ["a:1", "b:80"]);
+        assert_eq!(settings.routes[0].upstream, settings.upstreams[0].name);
+        assert_eq!(settings.shutdown_timeout, SHUTDOWN_TIMEOUT);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/two-upstreams.toml");
+        let line = format!(
+            "warmline run -c {file} --listen :7 --workers 3 --keep-alive off \
+             --max-keep-alive-requests 0 --keep-alive-timeout 2s"
+        );
+        let settings = settings(&args(&line)).unwrap().settings;
+        assert_eq!(settings.listeners.len(), 1);
+        assert_eq!(settings.listeners[0].address.port(), 7);
+        assert_eq!(settings.workers, 3);
+        assert_eq!(settings.upstreams.len(), 2);
+        for upstream in settings.upstreams {
+            assert!(!upstream.keep_alive.enabled);
+            assert_eq!(upstream.keep_alive.max_requests, None);
+            assert_eq!(upstream.keep_alive.timeout, Duration::from_secs(2));
+        }
+        assert_eq!(
+            settings.client.keep_alive,
+            client::Settings::default().keep_alive
+        );
+    }
+}

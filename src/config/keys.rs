@@ -1,0 +1,671 @@
+//! Every setting there is: its name, what it takes, what it is when left out, and what it is
+//! called elsewhere.
+//!
+//! The one list that the reader of the file, its messages and `docs/settings.md` go by. The
+//! values themselves live in the settings types of each part; a test holds the two together.
+
+use std::fmt::Write as _;
+
+/// One kind of table in the file.
+#[derive(Debug)]
+pub struct Table {
+    /// How it is written: `[client]`, `[[routes]]`.
+    pub header: &'static str,
+    /// The key in the file's root that holds it.
+    pub key: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// The settings in it, in the order they are explained.
+    pub settings: &'static [Setting],
+}
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// Apache httpd's name for it, which is accepted too, in any case.
+    pub alias: Option<&'static str>,
+    /// What it takes.
+    pub takes: Takes,
+    /// Its value when it is left out, as it would be written.
+    pub default: Default,
+    /// What it does, in a line.
+    pub meaning: &'static str,
+    /// Its counterpart in Apache httpd 2.4, which is its source where there is one.
+    pub apache: &'static str,
+    /// Its counterpart in nginx.
+    pub nginx: &'static str,
+}
+
+/// What a setting is when it is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Default {
+    /// This, in TOML.
+    Is(&'static str),
+    /// Nothing: leaving it out says something of its own.
+    None(&'static str),
+    /// It cannot be left out.
+    Required,
+}
+
+/// What a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// On or off.
+    Switch,
+    /// A whole number.
+    Whole {
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+        /// What is counted.
+        unit: &'static str,
+        /// What 0 means, if it is special.
+        zero: Option<&'static str>,
+    },
+    /// A number of bytes.
+    Bytes {
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+        /// What 0 means, if it is special.
+        zero: Option<&'static str>,
+    },
+    /// A length of time.
+    Time {
+        /// What 0 means; when it means nothing it is refused.
+        zero: Option<&'static str>,
+    },
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// An address to listen on.
+    Listen,
+    /// A backend's address.
+    Server,
+    /// A list of backends.
+    Servers,
+    /// A host name of a route.
+    Host,
+    /// A path prefix of a route.
+    Path,
+    /// The name of an upstream.
+    Upstream,
+}
+
+/// All tables, in the order they are explained.
+pub const TABLES: [&Table; 6] = [&SERVER, &CLIENT, &LISTENERS, &ROUTES, &UPSTREAMS, &SERVERS];
+
+/// `[server]`.
+pub const SERVER: Table = Table {
+    header: "[server]",
+    key: "server",
+    about: "The proxy as a whole.",
+    settings: &[
+        Setting {
+            name: "workers",
+            alias: None,
+            takes: Takes::Whole {
+                least: 0,
+                most: 1024,
+                unit: "threads",
+                zero: Some("one per core"),
+            },
+            default: Default::Is("0"),
+            meaning: "Worker threads, each with its own listeners, pools and event loop.",
+            apache: "`ServerLimit`, `ThreadsPerChild`",
+            nginx: "`worker_processes`",
+        },
+        Setting {
+            name: "shutdown_timeout",
+            alias: None,
+            takes: Takes::Time {
+                zero: Some("waits for none"),
+            },
+            default: Default::Is("\"30s\""),
+            meaning: "How long requests in flight may take to finish once the proxy was told to stop.",
+            apache: "`GracefulShutdownTimeout` (0, unlimited)",
+            nginx: "`worker_shutdown_timeout` (unlimited)",
+        },
+    ],
+};
+
+/// `[client]`.
+pub const CLIENT: Table = Table {
+    header: "[client]",
+    key: "client",
+    about: "Towards clients.",
+    settings: &[
+        Setting {
+            name: "keep_alive",
+            alias: Some("KeepAlive"),
+            takes: Takes::Switch,
+            default: Default::Is("true"),
+            meaning: "Whether a client's connection is kept for further requests. Off is one \
+                      request a connection.",
+            apache: "`KeepAlive` (On)",
+            nginx: "`keepalive_timeout 0` turns it off",
+        },
+        Setting {
+            name: "max_keep_alive_requests",
+            alias: Some("MaxKeepAliveRequests"),
+            takes: Takes::Whole {
+                least: 0,
+                most: u32::MAX as u64,
+                unit: "requests",
+                zero: Some("unlimited"),
+            },
+            default: Default::Is("100"),
+            meaning: "How many responses may promise to keep the connection. The one after them \
+                      still arrives and ends it, as in Apache.",
+            apache: "`MaxKeepAliveRequests` (100)",
+            nginx: "`keepalive_requests` (1000)",
+        },
+        Setting {
+            name: "keep_alive_timeout",
+            alias: Some("KeepAliveTimeout"),
+            takes: Takes::Time {
+                zero: Some("keeps none"),
+            },
+            default: Default::Is("\"5s\""),
+            meaning: "The longest a kept connection may wait for its next request.",
+            apache: "`KeepAliveTimeout` (5)",
+            nginx: "`keepalive_timeout` (75s)",
+        },
+        Setting {
+            name: "timeout",
+            alias: Some("Timeout"),
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"60s\""),
+            meaning: "The longest one read from or write to a client may make no progress.",
+            apache: "`Timeout` (60)",
+            nginx: "`client_header_timeout`, `client_body_timeout`, `send_timeout` (60s)",
+        },
+        Setting {
+            name: "limit_request_line",
+            alias: Some("LimitRequestLine"),
+            takes: Takes::Bytes {
+                least: 1,
+                most: 1 << 20,
+                zero: None,
+            },
+            default: Default::Is("8190"),
+            meaning: "The longest request target; longer is answered 414.",
+            apache: "`LimitRequestLine` (8190)",
+            nginx: "`large_client_header_buffers` (4 of 8k)",
+        },
+        Setting {
+            name: "limit_request_fields",
+            alias: Some("LimitRequestFields"),
+            takes: Takes::Whole {
+                least: 1,
+                most: 32_767,
+                unit: "lines",
+                zero: None,
+            },
+            default: Default::Is("100"),
+            meaning: "The most header lines of a request; more are answered 431.",
+            apache: "`LimitRequestFields` (100)",
+            nginx: "none",
+        },
+        Setting {
+            name: "limit_request_field_size",
+            alias: Some("LimitRequestFieldSize"),
+            takes: Takes::Bytes {
+                least: 1,
+                most: 1 << 20,
+                zero: None,
+            },
+            default: Default::Is("8190"),
+            meaning: "The longest header line of a request; longer is answered 431.",
+            apache: "`LimitRequestFieldSize` (8190)",
+            nginx: "`large_client_header_buffers` (4 of 8k)",
+        },
+        Setting {
+            name: "limit_request_body",
+            alias: Some("LimitRequestBody"),
+            takes: Takes::Bytes {
+                least: 0,
+                most: u64::MAX,
+                zero: Some("unlimited"),
+            },
+            default: Default::Is("0"),
+            meaning: "The longest request body; longer is answered 413.",
+            apache: "`LimitRequestBody` (1 GiB; none for proxied requests)",
+            nginx: "`client_max_body_size` (1m)",
+        },
+    ],
+};
+
+/// `[[listeners]]`.
+pub const LISTENERS: Table = Table {
+    header: "[[listeners]]",
+    key: "listeners",
+    about: "An address to listen on. At least one; each has a table of its own.",
+    settings: &[Setting {
+        name: "address",
+        alias: Some("Listen"),
+        takes: Takes::Listen,
+        default: Default::Required,
+        meaning: "Address and port. `:8080`, `*:8080` and `8080` listen on every IPv4 address; \
+                  port 0 lets the kernel choose.",
+        apache: "`Listen`",
+        nginx: "`listen`",
+    }],
+};
+
+/// `[[routes]]`.
+pub const ROUTES: Table = Table {
+    header: "[[routes]]",
+    key: "routes",
+    about: "Which requests go to which upstream. The most specific route wins: first by host, \
+            then by the longest path. Their order in the file does not matter. Where there is \
+            exactly one upstream, routes may be left out altogether: everything goes to it.",
+    settings: &[
+        Setting {
+            name: "host",
+            alias: None,
+            takes: Takes::Host,
+            default: Default::None("any host"),
+            meaning: "The host the request names, without a port; `*.example` is every name \
+                      below `example`.",
+            apache: "`ServerName`, `ServerAlias`",
+            nginx: "`server_name`",
+        },
+        Setting {
+            name: "path",
+            alias: None,
+            takes: Takes::Path,
+            default: Default::Is("\"/\""),
+            meaning: "The prefix of the path, in whole segments: `/api` is for `/api` and \
+                      `/api/x`, not for `/apiary`.",
+            apache: "`ProxyPass`, first argument",
+            nginx: "`location`",
+        },
+        Setting {
+            name: "upstream",
+            alias: None,
+            takes: Takes::Upstream,
+            default: Default::Required,
+            meaning: "The upstream that answers.",
+            apache: "`ProxyPass`, second argument",
+            nginx: "`proxy_pass`",
+        },
+    ],
+};
+
+/// `[upstreams.NAME]`.
+pub const UPSTREAMS: Table = Table {
+    header: "[upstreams.NAME]",
+    key: "upstreams",
+    about: "Towards backends: a named set of them, and how they are spoken to. At least one.",
+    settings: &[
+        Setting {
+            name: "servers",
+            alias: None,
+            takes: Takes::Servers,
+            default: Default::Required,
+            meaning: "The backends, at least one: `\"host:port\"`, or a table to give a weight.",
+            apache: "`BalancerMember`",
+            nginx: "`server` in `upstream`",
+        },
+        Setting {
+            name: "keep_alive",
+            alias: Some("KeepAlive"),
+            takes: Takes::Switch,
+            default: Default::Is("true"),
+            meaning: "Whether a backend's connection is kept for further requests. Off is the \
+                      short mode: one connection a request.",
+            apache: "`ProxyPass … disablereuse=` (Off)",
+            nginx: "`keepalive` in `upstream`",
+        },
+        Setting {
+            name: "max_keep_alive_requests",
+            alias: Some("MaxKeepAliveRequests"),
+            takes: Takes::Whole {
+                least: 0,
+                most: u32::MAX as u64,
+                unit: "requests",
+                zero: Some("unlimited"),
+            },
+            default: Default::Is("1000"),
+            meaning: "How many exchanges may keep the connection. The one after them still takes \
+                      place and ends it.",
+            apache: "`MaxKeepAliveRequests`, which is for clients only",
+            nginx: "`keepalive_requests` in `upstream` (1000)",
+        },
+        Setting {
+            name: "keep_alive_timeout",
+            alias: Some("KeepAliveTimeout"),
+            takes: Takes::Time {
+                zero: Some("keeps none"),
+            },
+            default: Default::Is("\"60s\""),
+            meaning: "The longest a kept connection may wait for its next request. Set it below \
+                      the backend's own.",
+            apache: "`ProxyPass … ttl=` (unlimited)",
+            nginx: "`keepalive_timeout` in `upstream` (60s)",
+        },
+        Setting {
+            name: "connect_timeout",
+            alias: Some("ConnectionTimeout"),
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"5s\""),
+            meaning: "The longest opening a connection may take.",
+            apache: "`ProxyPass … connectiontimeout=` (`timeout=`)",
+            nginx: "`proxy_connect_timeout` (60s)",
+        },
+        Setting {
+            name: "timeout",
+            alias: Some("Timeout"),
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"60s\""),
+            meaning: "The longest one read from or write to a backend may make no progress.",
+            apache: "`ProxyTimeout`, `ProxyPass … timeout=` (`Timeout`)",
+            nginx: "`proxy_read_timeout`, `proxy_send_timeout` (60s)",
+        },
+        Setting {
+            name: "preserve_host",
+            alias: Some("ProxyPreserveHost"),
+            takes: Takes::Switch,
+            default: Default::Is("true"),
+            meaning: "Whether backends see the `Host` the client named, or their own address.",
+            apache: "`ProxyPreserveHost` (Off)",
+            nginx: "`proxy_set_header Host $host` (`$proxy_host`)",
+        },
+        Setting {
+            name: "forwarded",
+            alias: None,
+            takes: Takes::Word(&["x-forwarded", "forwarded", "both", "off"]),
+            default: Default::Is("\"x-forwarded\""),
+            meaning: "Which headers tell backends who the client is: the `X-Forwarded-` three, \
+                      `Forwarded` of RFC 7239, both, or none.",
+            apache: "`ProxyAddHeaders` (On, `X-Forwarded-`)",
+            nginx: "`proxy_set_header X-Forwarded-For …` (none)",
+        },
+    ],
+};
+
+/// `{ address = …, weight = … }` among the servers of an upstream.
+pub const SERVERS: Table = Table {
+    header: "servers = [{ … }]",
+    key: "servers",
+    about: "One backend of an upstream. `\"host:port\"` alone stands for `{ address = \
+            \"host:port\" }`.",
+    settings: &[
+        Setting {
+            name: "address",
+            alias: None,
+            takes: Takes::Server,
+            default: Default::Required,
+            meaning: "`host:port`, an IPv6 address in brackets. Port 80 unless given; `http://` \
+                      in front is dropped.",
+            apache: "`BalancerMember`, first argument",
+            nginx: "`server`, first argument",
+        },
+        Setting {
+            name: "weight",
+            alias: None,
+            takes: Takes::Whole {
+                least: 0,
+                most: 65_535,
+                unit: "shares",
+                zero: Some("takes it out of the rotation"),
+            },
+            default: Default::Is("1"),
+            meaning: "Its share of the requests, beside the others'.",
+            apache: "`BalancerMember … loadfactor=` (1)",
+            nginx: "`server … weight=` (1)",
+        },
+    ],
+};
+
+impl Table {
+    /// The setting called `name` here, or by Apache's name for it.
+    pub fn find(&self, name: &str) -> Option<&'static Setting> {
+        self.settings.iter().find(|setting| setting.is_called(name))
+    }
+}
+
+impl Setting {
+    /// Whether `name` is its name, or Apache's in any case, as Apache has it.
+    fn is_called(&self, name: &str) -> bool {
+        let alias = |alias: &str| alias.eq_ignore_ascii_case(name);
+        self.name == name || self.alias.is_some_and(alias)
+    }
+
+    /// Whether `word` is what Apache httpd or nginx call it.
+    pub fn is_elsewhere(&self, word: &str) -> bool {
+        let quoted = [self.apache, self.nginx]
+            .into_iter()
+            .flat_map(|names| names.split('`').skip(1).step_by(2));
+        quoted
+            .filter(|name| !name.contains(' '))
+            .any(|name| name.eq_ignore_ascii_case(word))
+    }
+
+    /// What it takes and what it is when left out, in a sentence.
+    pub fn allowed(&self) -> String {
+        let mut text = self.takes.allowed();
+        if let Default::Is(default) = self.default {
+            write!(text, " (default: {default})").expect("a string takes any text");
+        }
+        text
+    }
+}
+
+impl Takes {
+    /// What it is, with its article: `a duration`.
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Takes::Switch => "on or off",
+            Takes::Whole { .. } => "a whole number",
+            Takes::Bytes { .. } => "a number of bytes",
+            Takes::Time { .. } => "a duration",
+            Takes::Word(_) => "one of its words",
+            Takes::Listen => "an address and port",
+            Takes::Server => "a backend's address",
+            Takes::Servers => "a list of backends",
+            Takes::Host => "a host name",
+            Takes::Path => "a path",
+            Takes::Upstream => "the name of an upstream",
+        }
+    }
+
+    /// What is allowed, in a sentence.
+    pub fn allowed(&self) -> String {
+        match *self {
+            Takes::Switch => "`true` or `false`, or \"On\" or \"Off\"".to_owned(),
+            Takes::Whole {
+                least, most, zero, ..
+            } => special(format!("a whole number from {least} to {most}"), zero),
+            Takes::Bytes {
+                least,
+                most: u64::MAX,
+                zero,
+            } => special(
+                format!(
+                    "a number of bytes from {least} up, such as 8190, \"8k\", \"1m\" or \"1g\""
+                ),
+                zero,
+            ),
+            Takes::Bytes { least, most, zero } => special(
+                format!("a number of bytes from {least} to {most}, such as 8190 or \"8k\""),
+                zero,
+            ),
+            Takes::Time { zero } => {
+                let text = "such as \"300ms\", \"5s\", \"1m30s\", \"2h\" or \"1d\", or a number \
+                            of seconds";
+                match zero {
+                    Some(_) => special(format!("a duration {text}"), zero),
+                    None => format!("a duration of more than zero, {text}"),
+                }
+            }
+            Takes::Word(words) => {
+                let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                words.join(", ")
+            }
+            Takes::Listen => {
+                "\"address:port\", such as \"0.0.0.0:8080\", \"[::]:8080\" or \":8080\"".to_owned()
+            }
+            Takes::Server => {
+                "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\"".to_owned()
+            }
+            Takes::Servers => "a list such as [\"127.0.0.1:9000\", { address = \
+                               \"127.0.0.1:9001\", weight = 2 }]"
+                .to_owned(),
+            Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
+            Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
+            Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
+        }
+    }
+
+    /// In which unit it is thought of.
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Takes::Switch => "on/off",
+            Takes::Whole { unit, .. } => unit,
+            Takes::Bytes { .. } => "bytes",
+            Takes::Time { .. } => "time",
+            Takes::Word(_) => "word",
+            Takes::Listen | Takes::Server => "address",
+            Takes::Servers => "list",
+            Takes::Host => "host",
+            Takes::Path => "path",
+            Takes::Upstream => "name",
+        }
+    }
+
+    /// The least and the most a number may be.
+    pub fn bounds(&self) -> (u64, u64) {
+        match *self {
+            Takes::Whole { least, most, .. } | Takes::Bytes { least, most, .. } => (least, most),
+            Takes::Switch
+            | Takes::Time { .. }
+            | Takes::Word(_)
+            | Takes::Listen
+            | Takes::Server
+            | Takes::Servers
+            | Takes::Host
+            | Takes::Path
+            | Takes::Upstream => (0, u64::MAX),
+        }
+    }
+
+    /// What 0 means, if it is special.
+    pub fn zero(&self) -> Option<&'static str> {
+        match *self {
+            Takes::Whole { zero, .. } | Takes::Bytes { zero, .. } | Takes::Time { zero } => zero,
+            Takes::Switch
+            | Takes::Word(_)
+            | Takes::Listen
+            | Takes::Server
+            | Takes::Servers
+            | Takes::Host
+            | Takes::Path
+            | Takes::Upstream => None,
+        }
+    }
+}
+
+fn special(text: String, zero: Option<&str>) -> String {
+    match zero {
+        Some(zero) => format!("{text}; 0: {zero}"),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The settings of one table as the manual shows them.
+    fn manual(table: &Table) -> String {
+        let mut text = format!("## `{}`\n\n{}\n\n", table.header, table.about);
+        text.push_str("| Setting | Meaning | Unit | Default | Apache httpd | nginx |\n");
+        text.push_str("|---|---|---|---|---|---|\n");
+        for setting in table.settings {
+            let zero = match setting.takes.zero() {
+                Some(zero) => format!(" 0: {zero}."),
+                None => String::new(),
+            };
+            let default = match setting.default {
+                Default::Is(default) => format!("`{default}`"),
+                Default::None(means) => means.to_owned(),
+                Default::Required => "required".to_owned(),
+            };
+            writeln!(
+                text,
+                "| `{}` | {}{zero} | {} | {default} | {} | {} |",
+                setting.name,
+                setting.meaning,
+                setting.takes.unit(),
+                setting.apache,
+                setting.nginx,
+            )
+            .unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn the_manual_lists_every_setting_as_it_is() {
+        let manual_text = include_str!("../../docs/settings.md");
+        let tables = TABLES.map(manual).into_iter();
+        let missing: Vec<_> = tables
+            .filter(|table| !manual_text.contains(table))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "docs/settings.md should contain:\n\n{}",
+            missing.join("\n")
+        );
+        let rows = manual_text
+            .lines()
+            .filter(|line| line.starts_with("| `") && !line.starts_with("| `--"))
+            .count();
+        let settings: usize = TABLES.iter().map(|table| table.settings.len()).sum();
+        assert_eq!(
+            rows, settings,
+            "docs/settings.md lists a setting that does not exist"
+        );
+        for alias in TABLES
+            .iter()
+            .flat_map(|table| table.settings)
+            .filter_map(|setting| setting.alias)
+        {
+            assert!(manual_text.contains(&format!("`{alias}`")), "{alias}");
+        }
+    }
+
+    #[test]
+    fn a_setting_goes_by_its_name_and_by_apaches() {
+        for (name, found) in [
+            ("keep_alive_timeout", Some("keep_alive_timeout")),
+            ("KeepAliveTimeout", Some("keep_alive_timeout")),
+            ("keepalivetimeout", Some("keep_alive_timeout")),
+            ("Keep_Alive_Timeout", None),
+            ("keepalive_timeout", None),
+        ] {
+            assert_eq!(
+                CLIENT.find(name).map(|setting| setting.name),
+                found,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_name_stands_for_two_settings() {
+        for table in TABLES {
+            for setting in table.settings {
+                for name in [Some(setting.name), setting.alias].into_iter().flatten() {
+                    let holders = table.settings.iter().filter(|other| other.is_called(name));
+                    assert_eq!(holders.count(), 1, "{name} in {}", table.header);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! The file as a whole: what arrives, and what is said about what cannot.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::backend::{self, Forwarded, ServerSettings};
+use crate::client;
+use crate::keepalive::KeepAlive;
+use crate::route::RouteSettings;
+use crate::server::ListenerSettings;
+
+const SAMPLE: &str = include_str!("../../config/warmline.toml");
+const LISTENER: &str = "[[listeners]]\naddress = \":8080\"\n";
+const UPSTREAM: &str = "[upstreams.app]\nservers = [\"127.0.0.1:9000\"]\n";
+
+fn env(name: &str) -> Option<String> {
+    match name {
+        "PORT" => Some("9090".to_owned()),
+        "KEEP" => Some("Off".to_owned()),
+        "BAD" => Some("5x".to_owned()),
+        _ => None,
+    }
+}
+
+fn read(text: &str) -> Result<Loaded, Report> {
+    parse(text, "test.toml", &env)
+}
+
+/// The settings of a file that has to be without faults and warnings.
+fn sound(text: &str) -> server::Settings {
+    match read(text) {
+        Ok(loaded) if loaded.warnings.is_empty() => loaded.settings,
+        Ok(loaded) => panic!("{text}\n{}", loaded.warnings),
+        Err(report) => panic!("{text}\n{report}"),
+    }
+}
+
+/// The findings of a file, each as its line and its title.
+fn found(text: &str) -> Vec<(usize, String)> {
+    let report = read(text).map_or_else(|report| report, |loaded| loaded.warnings);
+    let findings = report.findings().iter();
+    findings
+        .map(|finding| {
+            (
+                report.line(finding).unwrap_or(0),
+                finding.title().to_owned(),
+            )
+        })
+        .collect()
+}
+
+/// The findings of `text` are these, in this order; what is about the whole file has line 0.
+#[track_caller]
+fn assert_found(text: &str, findings: &[(usize, &str)]) {
+    let found = found(text);
+    let found: Vec<_> = found
+        .iter()
+        .map(|(line, title)| (*line, title.as_str()))
+        .collect();
+    assert_eq!(found, findings, "{text}");
+}
+
+/// One setting in its table, with everything else a file needs.
+fn with(header: &str, line: &str) -> String {
+    match header {
+        "[upstreams.app]" => format!("{UPSTREAM}{line}\n{LISTENER}"),
+        _ => format!("{header}\n{line}\n{LISTENER}{UPSTREAM}"),
+    }
+}
+
+#[test]
+fn the_least_file_is_all_defaults() {
+    let settings = sound(&format!("{LISTENER}{UPSTREAM}"));
+    let address: SocketAddr = "0.0.0.0:8080".parse().unwrap();
+    let expected = server::Settings {
+        workers: 0,
+        shutdown_timeout: Duration::from_secs(30),
+        client: client::Settings::default(),
+        listeners: vec![ListenerSettings { address }],
+        routes: vec![RouteSettings {
+            host: None,
+            path: "/".to_owned(),
+            upstream: "app".to_owned(),
+        }],
+        upstreams: vec![backend::Settings::new(
+            "app",
+            vec![ServerSettings::new("127.0.0.1:9000")],
+        )],
+    };
+    assert_eq!(settings, expected);
+}
+
+#[test]
+fn the_sample_has_every_setting_at_its_default() {
+    assert_eq!(sound(SAMPLE), sound(&format!("{LISTENER}{UPSTREAM}")));
+    for table in keys::TABLES {
+        for setting in table.settings {
+            let listed = SAMPLE.contains(&format!("{} = ", setting.name));
+            assert!(listed, "config/warmline.toml lacks {}", setting.name);
+        }
+    }
+}
+
+#[test]
+fn the_listed_defaults_are_the_defaults() {
+    for (table, header) in [
+        (&keys::SERVER, "[server]"),
+        (&keys::CLIENT, "[client]"),
+        (&keys::UPSTREAMS, "[upstreams.app]"),
+    ] {
+        for setting in table.settings {
+            if let keys::Default::Is(default) = setting.default {
+                let text = with(header, &format!("{} = {default}", setting.name));
+                let expected = sound(&format!("{LISTENER}{UPSTREAM}"));
+                assert_eq!(sound(&text), expected, "{header} {}", setting.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_setting_arrives() {
+    let settings = sound(
+        r#"
+        [server]
+        workers = 0x10
+        shutdown_timeout = 0
+        [client]
+        keep_alive = false
+        max_keep_alive_requests = 0
+        keep_alive_timeout = 2.5
+        timeout = "${NONE:-90}"
+        limit_request_line = "4k"
+        limit_request_fields = 50
+        limit_request_field_size = 4096
+        limit_request_body = "1m"
+        [[listeners]]
+        address = "[::1]:${PORT}"
+        [[listeners]]
+        address = 8081
+        [[routes]]
+        host = "*.Shop.example"
+        path = "/api"
+        upstream = "b"
+        [[routes]]
+        upstream = "a.1"
+        [upstreams.b]
+        servers = ["http://app", { address = "[::1]:9001", weight = 0 }]
+        keep_alive = "${KEEP}"
+        max_keep_alive_requests = 7
+        keep_alive_timeout = "1m30s"
+        connect_timeout = "300ms"
+        timeout = "2mi"
+        preserve_host = "off"
+        forwarded = "forwarded"
+        [upstreams."a.1"]
+        servers = ["10.0.0.1:${PORT:-80}"]
+        "#,
+    );
+    assert_eq!(settings.workers, 16);
+    assert_eq!(settings.shutdown_timeout, Duration::ZERO);
+    assert_eq!(
+        settings.client,
+        client::Settings {
+            keep_alive: KeepAlive {
+                enabled: false,
+                max_requests: None,
+                timeout: Duration::from_millis(2500),
+            },
+            timeout: Duration::from_secs(90),
+            limits: client::Limits {
+                request_line: 4096,
+                fields: 50,
+                field_size: 4096,
+                body: Some(1 << 20),
+            },
+        }
+    );
+    let listeners = settings
+        .listeners
+        .iter()
+        .map(|listener| listener.address.to_string());
+    assert_eq!(
+        listeners.collect::<Vec<_>>(),
+        ["[::1]:9090", "0.0.0.0:8081"]
+    );
+    let route = |host: Option<&str>, path: &str, upstream: &str| RouteSettings {
+        host: host.map(str::to_owned),
+        path: path.to_owned(),
+        upstream: upstream.to_owned(),
+    };
+    assert_eq!(
+        settings.routes,
+        [
+            route(Some("*.shop.example"), "/api", "b"),
+            route(None, "/", "a.1")
+        ]
+    );
+    let b = backend::Settings {
+        name: "b".to_owned(),
+        servers: vec![
+            ServerSettings::new("app:80"),
+            ServerSettings {
+                address: "[::1]:9001".to_owned(),
+                weight: 0,
+            },
+        ],
+        keep_alive: KeepAlive {
+            enabled: false,
+            max_requests: NonZeroU32::new(7),
+            timeout: Duration::from_secs(90),
+        },
+        connect_timeout: Duration::from_millis(300),
+        timeout: Duration::from_mins(2),
+        preserve_host: false,
+        forwarded: Forwarded::Rfc7239,
+    };
+    let a = backend::Settings::new("a.1", vec![ServerSettings::new("10.0.0.1:9090")]);
+    assert_eq!(settings.upstreams, [b, a], "in the order of the file");
+}
+
+#[test]
+fn apaches_names_are_names() {
+    for (header, apache, ours) in [
+        ("[client]", "KeepAlive = \"Off\"", "keep_alive = false"),
+        (
+            "[client]",
+            "maxkeepaliverequests = 3",
+            "max_keep_alive_requests = 3",
+        ),
+        (
+            "[client]",
+            "KeepAliveTimeout = 7",
+            "keep_alive_timeout = \"7s\"",
+        ),
+        ("[client]", "Timeout = \"1mi\"", "timeout = 60"),
+        (
+            "[client]",
+            "LimitRequestLine = 100",
+            "limit_request_line = 100",
+        ),
+        (
+            "[client]",
+            "LimitRequestFields = 9",
+            "limit_request_fields = 9",
+        ),
+        (
+            "[client]",
+            "LimitRequestFieldSize = 9",
+            "limit_request_field_size = 9",
+        ),
+        ("[client]", "LimitRequestBody = 9", "limit_request_body = 9"),
+        (
+            "[upstreams.app]",
+            "KEEPALIVE = \"off\"",
+            "keep_alive = false",
+        ),
+        (
+            "[upstreams.app]",
+            "MaxKeepAliveRequests = 0",
+            "max_keep_alive_requests = 0",
+        ),
+        (
+            "[upstreams.app]",
+            "KeepAliveTimeout = 9",
+            "keep_alive_timeout = 9",
+        ),
+        ("[upstreams.app]", "Timeout = 9", "timeout = 9"),
+        (
+            "[upstreams.app]",
+            "ConnectionTimeout = 9",
+            "connect_timeout = 9",
+        ),
+        (
+            "[upstreams.app]",
+            "ProxyPreserveHost = \"Off\"",
+            "preserve_host = false",
+        ),
+    ] {
+        assert_eq!(
+            sound(&with(header, apache)),
+            sound(&with(header, ours)),
+            "{apache}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_value_is_refused_where_it_stands() {
+    let table = r#"
+        [server]        | workers = -1                 | `workers` takes a whole number, not `-1`
+        [server]        | workers = 1025               | `workers` takes a whole number, not `1025`
+        [server]        | workers = 1.5                | `workers` takes a whole number, not a fraction
+        [server]        | workers = true               | `workers` takes a whole number, not a boolean
+        [client]        | timeout = 0                  | `timeout` takes a duration, not `0`
+        [client]        | timeout = "0s"               | `timeout` takes a duration, not `0s`
+        [client]        | timeout = ""                 | `timeout` takes a duration, not an empty string
+        [client]        | timeout = -0.5               | `timeout` takes a duration, not `-0.5`
+        [client]        | timeout = nan                | `timeout` takes a duration, not `nan`
+        [client]        | timeout = inf                | `timeout` takes a duration, not `inf`
+        [client]        | timeout = 1e300              | `timeout` takes a duration, not `1e300`
+        [client]        | timeout = 1979-05-27         | `timeout` takes a duration, not a date or time
+        [client]        | timeout = [1]                | `timeout` takes a duration, not a list
+        [client]        | timeout = "${BAD}"           | `timeout` takes a duration, not `5x`
+        [client]        | timeout = "${NONE}"          | the environment variable `NONE` is not set
+        [client]        | timeout = "${"               | `${` without `}`
+        [client]        | timeout = "${-}"             | `-` is not the name of a variable
+        [client]        | keep_alive = 1               | `keep_alive` takes on or off, not a whole number
+        [client]        | keep_alive = "maybe"         | `keep_alive` takes on or off, not `maybe`
+        [client]        | limit_request_line = 0       | `limit_request_line` takes a number of bytes, not `0`
+        [client]        | limit_request_body = "1t"    | `limit_request_body` takes a number of bytes, not `1t`
+        [client]        | MaxKeepAliveRequests = "10x" | `max_keep_alive_requests` takes a whole number, not `10x`
+        [client]        | timeot = 5                   | [client] has no setting `timeot`
+        [client]        | "" = 5                       | [client] has no setting ``
+        [upstreams.app] | connect_timeout = 0          | `connect_timeout` takes a duration, not `0`
+        [upstreams.app] | forwarded = "on"             | `forwarded` takes one of its words, not `on`
+        [upstreams.app] | limit_request_body = 1       | [upstreams.app] has no setting `limit_request_body`
+    "#;
+    for row in table.lines().filter(|row| row.contains('|')) {
+        let mut cells = row.split('|').map(str::trim);
+        let (header, line) = (cells.next().unwrap(), cells.next().unwrap());
+        let text = with(header, line);
+        let place = 1 + text.lines().position(|other| other == line).unwrap();
+        assert_found(&text, &[(place, cells.next().unwrap())]);
+    }
+}
+
+#[test]
+fn what_was_probably_meant_is_offered() {
+    for (header, line, help) in [
+        (
+            "[client]",
+            "keep_alive_timeot = 5",
+            "did you mean `keep_alive_timeout`?",
+        ),
+        (
+            "[client]",
+            "keepalive_requests = 5",
+            "it is called `max_keep_alive_requests` here",
+        ),
+        (
+            "[client]",
+            "preserve_host = true",
+            "it is a setting of [upstreams.NAME]",
+        ),
+        (
+            "[upstreams.app]",
+            "proxy_connect_timeout = 5",
+            "it is called `connect_timeout` here",
+        ),
+        (
+            "[upstreams.app]",
+            "forwarded = \"xforwarded\"",
+            "did you mean `x-forwarded`?",
+        ),
+        ("[sever]", "workers = 5", "did you mean `[server]`?"),
+        ("[upstream]", "x = 5", "did you mean `[upstreams.NAME]`?"),
+    ] {
+        let report = read(&with(header, line)).unwrap_err();
+        assert_eq!(report.findings()[0].advice()[0], help, "{line}");
+    }
+    let report = read(&format!("keep_alive = true\n{LISTENER}{UPSTREAM}")).unwrap_err();
+    let help = "it is a setting of [client] and of [upstreams.NAME]";
+    assert_eq!(report.findings()[0].advice()[0], help);
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let other = "[upstreams.other]\nservers = [\"b:1\"]\n";
+    let no_listener = (0, "no address to listen on");
+    let no_upstream = (0, "no upstream: there is nobody to pass requests to");
+    assert_found("", &[no_listener, no_upstream]);
+    assert_found(UPSTREAM, &[no_listener]);
+    assert_found(LISTENER, &[no_upstream]);
+    assert_found(
+        &format!("{LISTENER}{UPSTREAM}{other}"),
+        &[(0, "no route: which of the 2 upstreams answers?")],
+    );
+    assert_found(
+        &format!("{LISTENER}[[listeners]]\n{UPSTREAM}"),
+        &[(3, "[[listeners]] needs `address`")],
+    );
+    assert_found(
+        &format!("{LISTENER}[[listeners]]\nadress = 1\n{UPSTREAM}"),
+        &[(4, "[[listeners]] has no setting `adress`")],
+    );
+    assert_found(
+        &format!("{LISTENER}[upstreams.app]\n"),
+        &[(3, "[upstreams.app] needs `servers`")],
+    );
+}
+
+#[test]
+fn routes_lead_somewhere_and_only_once() {
+    let other = "[upstreams.other]\nservers = [\"b:1\"]\n";
+    let app = "[[routes]]\nupstream = \"app\"\n";
+    let ap = "[[routes]]\nupstream = \"ap\"\n";
+    assert_found(
+        &format!("{LISTENER}{app}"),
+        &[(4, "there is no upstream `app`")],
+    );
+    assert_found(
+        &format!("{LISTENER}{ap}{UPSTREAM}"),
+        &[
+            (4, "there is no upstream `ap`"),
+            (5, "no route leads to [upstreams.app]"),
+        ],
+    );
+    assert_found(
+        &format!("{LISTENER}{app}{UPSTREAM}{other}"),
+        &[(7, "no route leads to [upstreams.other]")],
+    );
+    assert_found(
+        &format!("{LISTENER}{app}{app}{UPSTREAM}"),
+        &[(5, "two routes for any host and /")],
+    );
+    assert_found(
+        &format!("{LISTENER}{app}host = \"A\"\n{app}host = \"a\"\npath = \"/\"\n{UPSTREAM}"),
+        &[(6, "two routes for a and /")],
+    );
+    // A host that could not be read is not "any host", which the second is for.
+    assert_found(
+        &format!("{LISTENER}{app}host = \"a:1\"\n{app}{UPSTREAM}"),
+        &[(5, "`host` takes a host name, not `a:1`")],
+    );
+}
+
+#[test]
+fn tables_have_the_shape_they_need() {
+    assert_found(
+        &format!("[listeners]\naddress = 1\n{UPSTREAM}"),
+        &[(1, "`listeners` is a list of tables, not a table")],
+    );
+    assert_found(
+        &format!("listeners = []\n{UPSTREAM}"),
+        &[(0, "no address to listen on")],
+    );
+    assert_found(
+        &format!("[[client]]\n{LISTENER}{UPSTREAM}"),
+        &[(1, "there is one [client], not a list of them")],
+    );
+    assert_found(
+        &format!("client = 3\n{LISTENER}{UPSTREAM}"),
+        &[(1, "[client] is a table, not a whole number")],
+    );
+    assert_found(
+        &format!("{LISTENER}[upstreams]\nservers = [\"a\"]\n"),
+        &[(4, "`servers` is a setting of one upstream")],
+    );
+    assert_found(
+        &format!("upstreams = 3\n{LISTENER}"),
+        &[(1, "`upstreams` holds tables with names, not a whole number")],
+    );
+    assert_found(
+        &format!("{LISTENER}[upstreams.\"a b\"]\nservers = [\"a\"]\n"),
+        &[(3, "an upstream cannot be called `a b`")],
+    );
+}
+
+#[test]
+fn servers_are_there_once_and_can_be_asked() {
+    let upstream = |servers: &str| format!("{LISTENER}[upstreams.app]\nservers = {servers}\n");
+    assert_found(&upstream("[]"), &[(4, "[upstreams.app] has no server")]);
+    assert_found(
+        &upstream("\"a\""),
+        &[(4, "`servers` takes a list of backends, not a string")],
+    );
+    assert_found(
+        &upstream("[\"a\", \"http://A:80\"]"),
+        &[(4, "A:80 is twice among the servers of [upstreams.app]")],
+    );
+    assert_found(
+        &upstream("[{ address = \"a\", weight = 0 }]"),
+        &[(4, "every server of [upstreams.app] has weight 0")],
+    );
+    assert_found(
+        &upstream("[{ address = \"a\", weight = -1 }, \"https://b\", 9000, {}]"),
+        &[
+            (4, "`weight` takes a whole number, not `-1`"),
+            (4, "`address` takes a backend's address, not `https://b`"),
+            (4, "`address` takes a backend's address, not a whole number"),
+            (4, "a server needs `address`"),
+        ],
+    );
+}
+
+#[test]
+fn what_contradicts_itself_is_found() {
+    assert_found(
+        &format!("{LISTENER}{LISTENER}{UPSTREAM}"),
+        &[(4, "0.0.0.0:8080 is listened on twice")],
+    );
+    let any_port = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
+    assert_found(&format!("{any_port}{any_port}{UPSTREAM}"), &[]);
+    assert_found(
+        &format!("{LISTENER}{UPSTREAM}KeepAlive = \"On\"\nkeep_alive = true\n"),
+        &[(6, "`keep_alive` is set twice")],
+    );
+    let zero = format!("{LISTENER}{UPSTREAM}keep_alive_timeout = 0\n");
+    assert_found(&zero, &[(5, "[upstreams.app] keeps no connections")]);
+    assert_found(&format!("{zero}keep_alive = false\n"), &[]);
+}
+
+#[test]
+fn a_warning_does_not_stop_the_proxy() {
+    let route = "[[routes]]\nupstream = \"app\"\n";
+    let other = "[upstreams.other]\nservers = [\"b:1\"]\n";
+    let loaded = read(&format!("{LISTENER}{route}{UPSTREAM}{other}")).unwrap();
+    assert_eq!(
+        (loaded.warnings.faults(), loaded.warnings.warnings()),
+        (0, 1)
+    );
+    assert_eq!(loaded.settings.upstreams.len(), 2);
+}
+
+#[test]
+fn a_line_that_is_not_toml_hides_only_its_own_faults() {
+    let text = format!("[client]\ntimeout = 5x\nkeep_alive = 3\n{LISTENER}");
+    let titles = [
+        (2, "`5x` is not a value".to_owned()),
+        (
+            3,
+            "`keep_alive` takes on or off, not a whole number".to_owned(),
+        ),
+    ];
+    assert_eq!(
+        found(&text),
+        titles,
+        "and nothing is missing: it may be what cannot be read"
+    );
+}
+
+#[test]
+fn a_message_cannot_be_broken_by_what_it_quotes() {
+    let report = read("[client]\ntimeout = \"\"\"\n5\\u001b[31m\n\"\"\"\n[a\n").unwrap_err();
+    assert!(!report.to_string().contains('\u{1b}'));
+    let finding = &report.findings()[0];
+    assert_eq!(
+        finding.title(),
+        "`timeout` takes a duration, not `5\\u{1b}[31m\\n`"
+    );
+}
+
+#[test]
+fn the_caret_of_a_variable_points_at_the_variable() {
+    let text = "[[listeners]]\naddress = \"[::]:${NONE}\"\n";
+    let report = read(&format!("{text}{UPSTREAM}")).unwrap_err();
+    let span = report.findings()[0].span().unwrap();
+    assert_eq!(&text[span], "${NONE}");
+}
+
+proptest! {
+    /// Whatever stands in the file, there is an answer, and it can be shown.
+    #[test]
+    fn any_text_has_an_answer(text in "(?s).{0,200}") {
+        if let Err(report) = read(&text) {
+            prop_assert!(report.faults() > 0);
+            prop_assert!(!report.render(true).is_empty());
+        }
+    }
+
+    /// Tables, lists and keys in any order have an answer.
+    #[test]
+    fn lines_in_any_order_have_an_answer(lines in prop::collection::vec(line(), 0..12)) {
+        match read(&lines.join("\n")) {
+            Ok(loaded) => prop_assert_eq!(loaded.warnings.faults(), 0),
+            Err(report) => prop_assert!(report.to_string().contains("in test.toml\n")),
+        }
+    }
+
+    /// The sample with a piece cut out, doubled or replaced has an answer too.
+    #[test]
+    fn a_damaged_file_has_an_answer(
+        from in 0..SAMPLE.len(),
+        length in 0..60_usize,
+        put in prop_oneof![
+            Just(String::new()),
+            "[\\[\\]{}\"'=,.#$\n a-z0-9-]{0,8}",
+            (0..SAMPLE.len(), 0..60_usize).prop_map(|(from, length)| piece(from, length)),
+        ],
+    ) {
+        let start = SAMPLE.floor_char_boundary(from);
+        let end = SAMPLE.ceil_char_boundary(from + length);
+        let text = format!("{}{put}{}", &SAMPLE[..start], &SAMPLE[end..]);
+        match read(&text) {
+            Ok(loaded) => prop_assert_eq!(loaded.warnings.faults(), 0),
+            Err(report) => prop_assert!(report.to_string().contains("in test.toml\n")),
+        }
+    }
+}
+
+fn piece(from: usize, length: usize) -> String {
+    let start = SAMPLE.floor_char_boundary(from);
+    SAMPLE[start..SAMPLE.ceil_char_boundary(from + length)].to_owned()
+}
+
+/// A line that has to do with a configuration, though not in the right place.
+fn line() -> impl Strategy<Value = String> {
+    let words = |words: &'static str| prop::sample::select(words.split('|').collect::<Vec<_>>());
+    let tables = "server|client|listeners|routes|upstreams|upstreams.app|upstreams.b|\
+                  upstreams.app.servers|servers|a.b";
+    let keys = "timeout|KeepAlive|keep_alive|address|upstream|servers|upstreams.app|\
+                upstreams.app.timeout|listeners.address|a|a.b|host|path|\"\"";
+    let values = "1|0.5|true|\"On\"|\"app\"|\"${KEEP}\"|\"${\"|[|]|[\"a:1\"]|[{ address = \"a\" }]|\
+                  {|{}|{ a.b = 1, a = 2 }|5s|\"|";
+    prop_oneof![
+        words(tables).prop_map(|name| format!("[{name}]")),
+        words(tables).prop_map(|name| format!("[[{name}]]")),
+        (words(keys), words(values)).prop_map(|(key, value)| format!("{key} = {value}")),
+        words(values).prop_map(str::to_owned),
+    ]
+}

@@ -1,0 +1,183 @@
+//! `[upstreams.NAME]` → the upstreams and their servers.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::file::Placed;
+use super::read::{Reader, Section, in_order, type_noun};
+use super::report::{Finding, quoted};
+use super::values::{Scalar, keep_alive, number, set, switch, time};
+use super::{address, keys};
+use crate::backend::{self, Forwarded, ServerSettings};
+use crate::keepalive::KeepAlive;
+
+/// The longest name of an upstream: it becomes a label of every metric of its backends.
+const LONGEST_NAME: usize = 64;
+
+/// An upstream that is there, even if it could not be read.
+pub(super) struct Upstream {
+    pub(super) name: String,
+    pub(super) settings: Option<backend::Settings>,
+}
+
+/// Reads every upstream, in the order of the file.
+pub(super) fn upstreams(root: &DeTable<'_>, reader: &mut Reader<'_>) -> Vec<Placed<Upstream>> {
+    let Some(value) = root.get(keys::UPSTREAMS.key) else {
+        return Vec::new();
+    };
+    let Some(tables) = value.get_ref().as_table() else {
+        let found = type_noun(value.get_ref());
+        reader.note(
+            Finding::fault(format!("`upstreams` holds tables with names, not {found}"))
+                .at(value.span(), format!("this is {found}"))
+                .help("an upstream:\n[upstreams.app]\nservers = [\"127.0.0.1:9000\"]"),
+        );
+        return Vec::new();
+    };
+    let mut upstreams = Vec::new();
+    for (key, value) in in_order(tables) {
+        let name = key.get_ref().as_ref();
+        if keys::UPSTREAMS.find(name).is_some() && !value.get_ref().is_table() {
+            reader.note(
+                Finding::fault(format!("{} is a setting of one upstream", quoted(name)))
+                    .at(key.span(), "whose?")
+                    .help("an upstream has a name: `[upstreams.app]`"),
+            );
+            continue;
+        }
+        check_name(name, key.span(), reader);
+        let settings = reader
+            .section(&keys::UPSTREAMS, format!("[upstreams.{name}]"), value)
+            .and_then(|section| upstream(name, &section, reader));
+        let name = name.to_owned();
+        let span = key.span();
+        upstreams.push(Placed {
+            value: Upstream { name, settings },
+            span,
+        });
+    }
+    upstreams
+}
+
+fn check_name(name: &str, span: Range<usize>, reader: &mut Reader<'_>) {
+    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(letter) {
+        reader.note(
+            Finding::fault(format!("an upstream cannot be called {}", quoted(name)))
+                .at(span, "not a name")
+                .help(format!(
+                    "allowed: letters, digits, `-`, `_` and `.`, at most {LONGEST_NAME} of them; \
+                     the name is a label in the metrics"
+                )),
+        );
+    }
+}
+
+fn upstream(
+    name: &str,
+    section: &Section<'_>,
+    reader: &mut Reader<'_>,
+) -> Option<backend::Settings> {
+    let servers = servers(section, reader);
+    let mut settings = backend::Settings::new(name, Vec::new());
+    settings.keep_alive = keep_alive(reader, section, KeepAlive::BACKEND);
+    set(
+        &mut settings.connect_timeout,
+        time(reader, section, "connect_timeout"),
+    );
+    set(&mut settings.timeout, time(reader, section, "timeout"));
+    set(
+        &mut settings.preserve_host,
+        switch(reader, section, "preserve_host"),
+    );
+    let forwarded = reader.read(section, "forwarded", |scalar| match scalar.text.as_str() {
+        "x-forwarded" => Ok(Forwarded::XForwarded),
+        "forwarded" => Ok(Forwarded::Rfc7239),
+        "both" => Ok(Forwarded::Both),
+        "off" => Ok(Forwarded::Off),
+        _ => Err("unknown word"),
+    });
+    set(&mut settings.forwarded, forwarded);
+    settings.servers = servers?;
+    Some(settings)
+}
+
+fn servers(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<ServerSettings>> {
+    let (setting, value) = section.get("servers")?;
+    let Some(list) = value.get_ref().as_array() else {
+        reader.wrong_type(setting, value);
+        return None;
+    };
+    if list.is_empty() {
+        reader.note(
+            Finding::fault(format!("{} has no server", section.header))
+                .at(value.span(), "at least one is needed")
+                .help(format!("allowed: {}", setting.allowed())),
+        );
+    }
+    let mut servers: Vec<Placed<ServerSettings>> = Vec::new();
+    let mut sound = true;
+    for value in list {
+        let Some(server) = one_server(value, reader) else {
+            sound = false;
+            continue;
+        };
+        let first = servers.iter().find(|first| {
+            let (one, other) = (&first.value.address, &server.value.address);
+            one.eq_ignore_ascii_case(other)
+        });
+        match first {
+            Some(first) => reader.note(
+                Finding::fault(format!(
+                    "{} is twice among the servers of {}",
+                    server.value.address, section.header
+                ))
+                .at(server.span, "again here")
+                .also(first.span.clone(), "first here")
+                .help(format!(
+                    "for twice the share write {{ address = \"{}\", weight = 2 }}",
+                    server.value.address
+                )),
+            ),
+            None => servers.push(server),
+        }
+    }
+    if sound && !servers.is_empty() && servers.iter().all(|server| server.value.weight == 0) {
+        reader.note(
+            Finding::fault(format!("every server of {} has weight 0", section.header))
+                .at(value.span(), "no request can go anywhere")
+                .help("give at least one of them a weight of 1 or more"),
+        );
+    }
+    sound.then(|| servers.into_iter().map(|server| server.value).collect())
+}
+
+fn one_server(
+    value: &Spanned<DeValue<'_>>,
+    reader: &mut Reader<'_>,
+) -> Option<Placed<ServerSettings>> {
+    let parse = |scalar: &Scalar| address::server(&scalar.text);
+    if !value.get_ref().is_table() {
+        let setting = keys::SERVERS
+            .find("address")
+            .expect("a server has an address");
+        let address = reader.value(setting, value, parse)?;
+        return Some(Placed {
+            value: ServerSettings::new(address),
+            span: value.span(),
+        });
+    }
+    let section = reader.section(&keys::SERVERS, "a server".to_owned(), value)?;
+    let weight = number(reader, &section, "weight");
+    let address = reader.read(&section, "address", parse)?;
+    let mut server = ServerSettings::new(address);
+    set(&mut server.weight, weight);
+    Some(Placed {
+        value: server,
+        span: section
+            .value_span("address")
+            .unwrap_or_else(|| value.span()),
+    })
+}

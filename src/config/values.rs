@@ -1,0 +1,155 @@
+//! One value of the file → the switch, number or duration that its setting takes.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::keys::Takes;
+use super::read::{Reader, Section};
+use super::report::{Finding, quoted};
+use super::units;
+use crate::keepalive::KeepAlive;
+
+/// A value that is neither a list nor a table, with the environment filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Scalar {
+    pub(super) text: String,
+    pub(super) written: Written,
+}
+
+/// As which of TOML's types a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    Text,
+    Whole,
+    Fraction,
+    Switch,
+}
+
+impl Scalar {
+    /// As a person would write it in the file.
+    pub(super) fn shown(&self) -> String {
+        match self.written {
+            Written::Text if self.text.is_empty() => "an empty string".to_owned(),
+            Written::Text | Written::Whole | Written::Fraction | Written::Switch => {
+                quoted(&self.text)
+            }
+        }
+    }
+
+    /// A number that TOML wrote as a fraction, `1e3` among them, as a duration in seconds.
+    ///
+    /// `None` when it was written as anything else.
+    pub(super) fn seconds(&self) -> Option<Result<Duration, units::Wrong>> {
+        if self.written != Written::Fraction {
+            return None;
+        }
+        let seconds: f64 = self.text.parse().unwrap_or(f64::NAN);
+        Some(if seconds.is_nan() {
+            Err(units::Wrong::NotANumber)
+        } else if seconds < 0.0 {
+            Err(units::Wrong::Negative)
+        } else {
+            match Duration::try_from_secs_f64(seconds) {
+                Ok(time) if time <= units::LONGEST => Ok(time),
+                _ => Err(units::Wrong::TooLarge("365d".to_owned())),
+            }
+        })
+    }
+}
+
+impl Takes {
+    /// Whether it may be written so. Everything may be written as text, for the environment's
+    /// sake.
+    pub(super) fn accepts(self, written: Written) -> bool {
+        match written {
+            Written::Text => !matches!(self, Takes::Servers),
+            Written::Switch => matches!(self, Takes::Switch),
+            Written::Fraction => matches!(self, Takes::Time { .. }),
+            Written::Whole => matches!(
+                self,
+                Takes::Whole { .. } | Takes::Bytes { .. } | Takes::Time { .. } | Takes::Listen
+            ),
+        }
+    }
+}
+
+/// The three settings of keeping connections, which both sides have.
+pub(super) fn keep_alive(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    default: KeepAlive,
+) -> KeepAlive {
+    let mut settings = default;
+    set(&mut settings.enabled, switch(reader, section, "keep_alive"));
+    let limit = number(reader, section, "max_keep_alive_requests");
+    set(&mut settings.max_requests, limit.map(NonZeroU32::new));
+    set(
+        &mut settings.timeout,
+        time(reader, section, "keep_alive_timeout"),
+    );
+    if settings.enabled && settings.timeout.is_zero() {
+        let span = section.value_span("keep_alive_timeout");
+        reader.note(
+            Finding::warning(format!("{} keeps no connections", section.header))
+                .at(
+                    span.unwrap_or_else(|| section.span.clone()),
+                    "zero keeps none",
+                )
+                .help("write `keep_alive = false` if that is meant"),
+        );
+    }
+    settings
+}
+
+/// On or off.
+pub(super) fn switch(reader: &mut Reader<'_>, section: &Section<'_>, name: &str) -> Option<bool> {
+    reader.read(section, name, |scalar| units::switch(&scalar.text))
+}
+
+/// A number or a number of bytes, within the setting's bounds.
+pub(super) fn number<N: TryFrom<u64>>(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    name: &str,
+) -> Option<N> {
+    let (setting, _) = section.get(name)?;
+    let takes = setting.takes;
+    reader.read(section, name, |scalar| {
+        let number = if matches!(takes, Takes::Bytes { .. }) {
+            units::bytes(&scalar.text)?
+        } else {
+            units::whole(&scalar.text)?
+        };
+        let (least, most) = takes.bounds();
+        if number < least {
+            return Err(units::Wrong::TooSmall(least.to_string()));
+        }
+        let too_large = || units::Wrong::TooLarge(most.to_string());
+        if number > most {
+            return Err(too_large());
+        }
+        N::try_from(number).map_err(|_| too_large())
+    })
+}
+
+/// A duration; zero only where it means something.
+pub(super) fn time(reader: &mut Reader<'_>, section: &Section<'_>, name: &str) -> Option<Duration> {
+    let (setting, _) = section.get(name)?;
+    let takes = setting.takes;
+    reader.read(section, name, |scalar| {
+        let time = scalar
+            .seconds()
+            .unwrap_or_else(|| units::duration(&scalar.text))?;
+        if time.is_zero() && takes.zero().is_none() {
+            return Err(units::Wrong::Zero);
+        }
+        Ok(time)
+    })
+}
+
+/// Puts a value that was read in place of the default.
+pub(super) fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}

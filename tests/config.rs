@@ -1,0 +1,228 @@
+//! The files in `config/`, and `warmline check` as an operator meets it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use warmline::config;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const SOUND: &str = "[[listeners]]\naddress = \":8080\"\n[upstreams.app]\nservers = [\"a:1\"]\n";
+
+/// Runs the program in `dir`.
+fn warmline(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_warmline"))
+        .args(args)
+        .current_dir(dir)
+        .env_remove("WARMLINE_TEST_UNSET")
+        .output()
+        .expect("the program starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("standard output is text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("standard error is text")
+}
+
+/// A directory with `text` in `warmline.toml`.
+fn file(text: impl AsRef<[u8]>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    fs::write(dir.path().join("warmline.toml"), text).expect("a file can be written");
+    dir
+}
+
+#[test]
+fn every_file_in_config_is_sound() {
+    let mut count = 0;
+    for entry in fs::read_dir(Path::new(ROOT).join("config")).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            match config::load(&path) {
+                Ok(loaded) => assert!(loaded.warnings.is_empty(), "{}", loaded.warnings),
+                Err(report) => panic!("{report}"),
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "the samples are gone");
+}
+
+#[test]
+fn check_says_that_a_sound_file_is_sound_and_what_it_holds() {
+    let file = "config/two-upstreams.toml";
+    for args in [
+        ["check", "-c", file].as_slice(),
+        &["-t", "-c", file],
+        &["-tc", file],
+    ] {
+        let output = warmline(Path::new(ROOT), args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(
+            stderr(&output),
+            "the configuration file config/two-upstreams.toml syntax is ok\n\
+             configuration file config/two-upstreams.toml test is successful\n",
+            "{args:?}"
+        );
+        assert_eq!(
+            stdout(&output),
+            "1 listener, 3 routes, 2 upstreams: shop (2 servers), api (2 servers)\n",
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
+fn check_reads_the_default_file_unless_told() {
+    for args in [["check"].as_slice(), &["-t"]] {
+        let output = warmline(Path::new(ROOT), args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(stderr(&output).contains("config/warmline.toml test is successful"));
+    }
+}
+
+#[test]
+fn quiet_says_nothing_when_all_is_well() {
+    for args in [["check", "-q"].as_slice(), &["-t", "-q"]] {
+        let output = warmline(Path::new(ROOT), args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(
+            (stdout(&output), stderr(&output)),
+            (String::new(), String::new())
+        );
+    }
+}
+
+#[test]
+fn check_shows_every_fault_and_fails() {
+    let dir = file("[client]\nkeep_alive_timeot = 5\ntimeout = \"${WARMLINE_TEST_UNSET}\"\n");
+    for args in [
+        ["check", "-q", "-c", "warmline.toml"].as_slice(),
+        &["-t", "-c", "warmline.toml"],
+    ] {
+        let output = warmline(dir.path(), args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert_eq!(stdout(&output), "");
+        assert_eq!(
+            stderr(&output),
+            "\
+error: [client] has no setting `keep_alive_timeot`
+ --> warmline.toml:2:1
+  |
+2 | keep_alive_timeot = 5
+  | ^^^^^^^^^^^^^^^^^ unknown setting
+  |
+  = help: did you mean `keep_alive_timeout`?
+
+error: the environment variable `WARMLINE_TEST_UNSET` is not set
+ --> warmline.toml:3:12
+  |
+3 | timeout = \"${WARMLINE_TEST_UNSET}\"
+  |            ^^^^^^^^^^^^^^^^^^^^^^ nothing to fill in here
+  |
+  = help: set it, or give a default: `${WARMLINE_TEST_UNSET:-default}`
+
+error: no address to listen on
+--> warmline.toml
+ = help: add a listener:
+         [[listeners]]
+         address = \"0.0.0.0:8080\"
+
+error: no upstream: there is nobody to pass requests to
+--> warmline.toml
+ = help: add one:
+         [upstreams.app]
+         servers = [\"127.0.0.1:9000\"]
+
+4 faults in warmline.toml
+",
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
+fn check_shows_warnings_and_succeeds() {
+    let dir = file(format!("{SOUND}keep_alive_timeout = 0\n"));
+    let output = warmline(dir.path(), &["check", "-q", "-c", "warmline.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+    let shown = stderr(&output);
+    assert!(
+        shown.starts_with("warning: [upstreams.app] keeps no connections\n"),
+        "{shown}"
+    );
+    assert!(shown.ends_with("\n1 warning in warmline.toml\n"), "{shown}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_message_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [["run"].as_slice(), &["check"], &["-t"]] {
+        let output = warmline(dir.path(), args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let shown = stderr(&output);
+        let start = "error: cannot read config/warmline.toml: No such file or directory\n";
+        assert!(shown.starts_with(start), "{shown}");
+        for help in [
+            "`-c FILE`",
+            "`warmline run --upstream HOST:PORT`",
+            "`warmline demo`",
+        ] {
+            assert!(shown.contains(help), "{shown}");
+        }
+    }
+    let output = warmline(dir.path(), &["check", "-c", "."]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).starts_with("error: cannot read .: Is a directory\n"));
+}
+
+#[test]
+fn what_is_not_text_is_refused() {
+    let dir = file([b"[client]\n".as_slice(), &[0xff, 0xfe]].concat());
+    let output = warmline(dir.path(), &["check", "-c", "warmline.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let start = "error: warmline.toml is not text: line 2 is not UTF-8\n";
+    assert!(stderr(&output).starts_with(start), "{}", stderr(&output));
+
+    let dir = file(vec![b'#'; (1 << 20) + 1]);
+    let output = warmline(dir.path(), &["check", "-c", "warmline.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).starts_with("error: warmline.toml is larger than 1 MiB\n"));
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_exits_with_2() {
+    for args in [
+        [].as_slice(),
+        &["serve"],
+        &["-q"],
+        &["-c", "config/warmline.toml"],
+        &["run", "--listen", "localhost:80"],
+        &["run", "--upstream", "a:1", "-c", "config/warmline.toml"],
+        &["run", "--keep-alive-timeout", "5x"],
+    ] {
+        let output = warmline(Path::new(ROOT), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains("--help"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn help_and_version_are_there() {
+    for args in [["-v"], ["-V"], ["--version"]] {
+        let output = warmline(Path::new(ROOT), &args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        let expected = concat!("warmline ", env!("CARGO_PKG_VERSION"), "\n");
+        assert_eq!(stdout(&output), expected, "{args:?}");
+    }
+    let output = warmline(Path::new(ROOT), &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    for command in ["run", "check", "demo"] {
+        assert!(stdout(&output).contains(command), "{command}");
+    }
+}
