@@ -34,7 +34,7 @@ type Paths<T> = Vec<(Box<str>, T)>;
 impl<T: Copy> Router<T> {
     /// Makes a router of `(host, path, target)`.
     pub fn new<'a>(routes: impl IntoIterator<Item = (Option<&'a str>, &'a str, T)>) -> Router<T> {
-        let mut router = Router {
+        let mut sorted = Router {
             exact: HashMap::new(),
             wildcards: Vec::new(),
             any: Vec::new(),
@@ -42,19 +42,19 @@ impl<T: Copy> Router<T> {
         for (host, path, target) in routes {
             let host = host.map(str::to_ascii_lowercase);
             let paths = match host.as_deref() {
-                None => &mut router.any,
+                None => &mut sorted.any,
                 Some(host) => match host.strip_prefix('*') {
-                    None => router.exact.entry(host.into()).or_default(),
+                    None => sorted.exact.entry(host.into()).or_default(),
                     Some(suffix) => {
-                        let at = router
+                        let at = sorted
                             .wildcards
                             .iter()
                             .position(|(known, _)| **known == *suffix);
                         let at = at.unwrap_or_else(|| {
-                            router.wildcards.push((suffix.into(), Vec::new()));
-                            router.wildcards.len() - 1
+                            sorted.wildcards.push((suffix.into(), Vec::new()));
+                            sorted.wildcards.len() - 1
                         });
-                        &mut router.wildcards[at].1
+                        &mut sorted.wildcards[at].1
                     }
                 },
             };
@@ -62,16 +62,16 @@ impl<T: Copy> Router<T> {
         }
         let longest_first =
             |paths: &mut Paths<T>| paths.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
-        router.exact.values_mut().for_each(longest_first);
-        router
+        sorted.exact.values_mut().for_each(longest_first);
+        sorted
             .wildcards
             .iter_mut()
             .for_each(|(_, paths)| longest_first(paths));
-        longest_first(&mut router.any);
-        router
+        longest_first(&mut sorted.any);
+        sorted
             .wildcards
             .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-        router
+        sorted
     }
 
     /// The target of the most specific route for `host` (which may end with a port) and `path`.

@@ -12,7 +12,7 @@ use crate::account::{PoolFigures, PoolTally};
 use crate::net::{self, BackendAddr, ListenError};
 use crate::proxy::Target;
 use crate::route::{RouteSettings, Router};
-use crate::worker::{self, Plan};
+use crate::worker::{self, Plan, Share};
 use crate::{backend, client};
 
 /// Everything a proxy is started with.
@@ -251,11 +251,7 @@ fn look_up(
     Ok((figures, targets))
 }
 
-fn share(
-    figures: &UpstreamFigures,
-    targets: &[Target],
-    worker: usize,
-) -> Vec<(Target, Arc<PoolTally>)> {
+fn share(figures: &UpstreamFigures, targets: &[Target], worker: usize) -> Share {
     targets
         .iter()
         .zip(&figures.backends)

@@ -22,6 +22,9 @@ use crate::net::ClientAddr;
 use crate::proxy::{Proxy, Target, Upstream};
 use crate::route::Router;
 
+/// The backends of an upstream, and where this worker counts them.
+pub type Share = Vec<(Target, Arc<PoolTally>)>;
+
 /// What a worker is made of; it crosses to the worker's thread.
 pub struct Plan {
     /// Its listening sockets, non-blocking.
@@ -31,7 +34,7 @@ pub struct Plan {
     /// The routes, to upstreams by index.
     pub router: Arc<Router<usize>>,
     /// The upstreams, each with its backends and where to count them.
-    pub upstreams: Vec<(backend::Settings, Vec<(Target, Arc<PoolTally>)>)>,
+    pub upstreams: Vec<(backend::Settings, Share)>,
     /// How long requests in flight may take after the stop.
     pub shutdown_timeout: Duration,
     /// Turns to true when the worker is to stop.
@@ -120,6 +123,10 @@ async fn accept(listener: TcpListener, door: Rc<Door>, mut stop: watch::Receiver
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "all but a vanished client are our trouble"
+)]
 async fn refuse(error: &io::Error) {
     match error.kind() {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {

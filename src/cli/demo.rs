@@ -217,28 +217,23 @@ fn ratio(count: u64, of: f64) -> f64 {
 }
 
 fn introduction(args: &DemoArgs, arms: &[Arm]) -> String {
-    let mut text = String::from("Two proxies in front of the same two backends:\n");
+    let mut lines = vec!["Two proxies in front of the same two backends:".to_owned()];
     for arm in arms {
-        let what = match arm.name {
+        let (address, name) = (arm.proxy.addresses()[0], arm.name);
+        let what = match name {
             "pooled" => "keeps its connections to them",
             _ => "opens one for each request",
         };
-        text += &format!(
-            "  http://{}  {:<6}  {what}\n",
-            arm.proxy.addresses()[0],
-            arm.name
-        );
+        lines.push(format!("  http://{address}  {name:<6}  {what}"));
     }
-    text += &if args.no_load {
-        "No load of its own (--no-load): send requests to both.\n".to_owned()
+    lines.push(if args.no_load {
+        "No load of its own (--no-load): send requests to both.".to_owned()
     } else {
-        format!(
-            "Each gets {} requests a second from {CLIENTS} clients (--rate N, --no-load).\n",
-            args.rate
-        )
-    };
-    text += "Ctrl-C ends it.\n\n";
-    text
+        let rate = args.rate;
+        format!("Each gets {rate} requests a second from {CLIENTS} clients (--rate N, --no-load).")
+    });
+    lines.push("Ctrl-C ends it.\n\n".to_owned());
+    lines.join("\n")
 }
 
 /// How wide the terminal is; 80 where there is none.

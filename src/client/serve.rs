@@ -109,7 +109,7 @@ fn unreadable(conn: &Conn, error: &hyper::Error) -> Option<StatusCode> {
     Some(status.unwrap_or(StatusCode::BAD_REQUEST))
 }
 
-async fn close(mut stream: TcpStream, conn: &Conn, ended: Ended) {
+async fn close(stream: TcpStream, conn: &Conn, ended: Ended) {
     let client = conn.address();
     match ended {
         Ended::Finished if conn.has_client_closed() => {}

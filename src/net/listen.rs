@@ -19,6 +19,10 @@ pub struct ListenError {
     pub source: io::Error,
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most errors speak for themselves"
+)]
 fn advice(source: &io::Error) -> String {
     let hint = match source.kind() {
         io::ErrorKind::AddrInUse => {

@@ -679,9 +679,8 @@ mod tests {
                 pool.check();
             }
             let counts = pool.counts();
-            prop_assert_eq!(counts.opening as usize, outside.opening.len());
-            prop_assert_eq!(counts.leased as usize, outside.leased.len());
-            prop_assert_eq!(counts.idle as usize, outside.parked.len());
+            let held = [&outside.opening.len(), &outside.leased.len(), &outside.parked.len()];
+            prop_assert_eq!([counts.opening, counts.leased, counts.idle], held.map(|n| *n as u64));
         }
     }
 }

@@ -197,11 +197,7 @@ impl Relay {
         self.client.response_over(now);
     }
 
-    fn break_off(
-        &mut self,
-        reason: CloseReason,
-        why: &dyn std::fmt::Display,
-    ) -> Option<Result<Frame<Bytes>, BoxError>> {
+    fn break_off(&mut self, reason: CloseReason, why: &dyn std::fmt::Display) -> BoxError {
         if let Some(mut lease) = self.lease.take() {
             lease.spent(reason);
         }
@@ -210,7 +206,7 @@ impl Relay {
             client = %self.client.address(), backend = %self.backend, reason = %why,
             "response broke off: the client's connection is closed"
         );
-        Some(Err(Box::new(BrokenOff)))
+        Box::new(BrokenOff)
     }
 }
 
@@ -227,7 +223,9 @@ impl Body for RelayBody {
             Inner::Relay(relay) => relay,
         };
         if let Some(Wait::Backend) = relay.client.expired() {
-            return Poll::Ready(relay.break_off(CloseReason::Timeout, &"the backend's timeout"));
+            return Poll::Ready(Some(Err(
+                relay.break_off(CloseReason::Timeout, &"the backend's timeout")
+            )));
         }
         match Pin::new(&mut relay.incoming).poll_frame(cx) {
             Poll::Pending => {
@@ -244,9 +242,9 @@ impl Body for RelayBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                Poll::Ready(relay.break_off(CloseReason::PeerClosedBusy, &error))
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(
+                relay.break_off(CloseReason::PeerClosedBusy, &error)
+            ))),
             Poll::Ready(None) => {
                 relay.finish();
                 Poll::Ready(None)

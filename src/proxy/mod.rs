@@ -109,6 +109,9 @@ impl Proxy {
 
     /// Answers one request: with its backend's response, or with an error of our own.
     ///
+    /// # Errors
+    /// None: whatever fails is answered.
+    ///
     /// # Cancellation
     /// Dropping the future closes the backend connection in use.
     pub async fn exchange(
