@@ -18,7 +18,7 @@ use crate::account::PoolTally;
 use crate::alarm::Alarms;
 use crate::backend;
 use crate::client::{self, Conn};
-use crate::net::ClientAddr;
+use crate::net::{ClientAddr, Stream};
 use crate::proxy::{Proxy, Target, Upstream};
 use crate::route::Router;
 
@@ -145,7 +145,13 @@ impl Door {
             debug!(client = %address, %error, "the client had gone when it was accepted");
             return;
         }
-        let conn = Rc::new(Conn::new(address, Rc::clone(&self.settings), &self.alarms));
+        let (stream, socket) = Stream::new(stream);
+        let conn = Rc::new(Conn::new(
+            address,
+            socket,
+            Rc::clone(&self.settings),
+            &self.alarms,
+        ));
         let key = self.clients.conns.borrow_mut().insert(Rc::clone(&conn));
         let door = Rc::clone(self);
         tokio::task::spawn_local(async move {

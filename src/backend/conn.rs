@@ -16,8 +16,7 @@ use tower::timeout::Timeout;
 use tower::{BoxError, ServiceExt};
 use tracing::debug;
 
-use super::stream::{Socket, Stream};
-use crate::net::{self, BackendAddr, ConnectError, TcpConnect};
+use crate::net::{self, BackendAddr, ConnectError, Peer, Socket, Stream, TcpConnect};
 use crate::pool::{Connect, Watch};
 
 /// How long the backend may take to close after both sides agreed on the end, before we do.
@@ -42,10 +41,7 @@ pub struct Connector<B> {
 impl<B> Connector<B> {
     /// A connector to `backend` that gives up after `limit`.
     pub fn new(backend: BackendAddr, limit: Duration) -> Connector<B> {
-        let mut http = http1::Builder::new();
-        // Header names reach the client as the backend wrote them; ours look like most.
-        http.preserve_header_case(true);
-        http.title_case_headers(true);
+        let http = http1::Builder::new();
         Connector {
             backend,
             limit,
@@ -105,7 +101,7 @@ where
     }
 
     fn is_usable(&self, conn: &Conn<B>, idle: Duration) -> bool {
-        conn.sender.is_ready() && !conn.socket.has_peer_spoken(idle >= PROBE_IDLE)
+        conn.sender.is_ready() && conn.socket.peer(idle >= PROBE_IDLE) == Peer::Silent
     }
 }
 
@@ -146,6 +142,11 @@ pub enum AfterResponse {
 }
 
 impl<B: Body + 'static> Conn<B> {
+    /// Its socket.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     /// Sends a request. An error that still holds the request proves that nothing of it was sent.
     ///
     /// # Cancellation
@@ -155,6 +156,7 @@ impl<B: Body + 'static> Conn<B> {
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
         self.shared.settled.set(false);
+        self.socket.expect_head();
         self.sender.try_send_request(request)
     }
 

@@ -5,7 +5,6 @@
 
 mod conn;
 mod settings;
-mod stream;
 
 pub use conn::{AfterResponse, Conn, Connector};
 pub use settings::{Forwarded, ServerSettings, Settings};

@@ -12,11 +12,12 @@ use tokio::time::Instant;
 
 use super::Settings;
 use crate::alarm::{Alarm, Alarms};
-use crate::net::ClientAddr;
+use crate::net::{ClientAddr, Socket};
 
 /// One client connection, shared by its socket, its exchange and the bodies in flight.
 pub struct Conn {
     address: ClientAddr,
+    socket: Rc<Socket>,
     /// The client's IP address as a header value, made once.
     ip: HeaderValue,
     settings: Rc<Settings>,
@@ -36,6 +37,20 @@ pub struct Conn {
     client_closed: Cell<bool>,
     draining: Cell<bool>,
     until_close: Cell<bool>,
+    /// Whether a FIN would be seen by nobody else: the request has been read to its end.
+    watched: Cell<bool>,
+    body_fault: Cell<Option<BodyFault>>,
+}
+
+/// What became of a request body that did not reach its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyFault {
+    /// It is longer than `limit_request_body`.
+    #[error("the request body is longer than {0} bytes")]
+    TooLong(u64),
+    /// It is not framed as it says, or broke off.
+    #[error("the request body could not be read")]
+    Unreadable,
 }
 
 /// Where a client connection stands.
@@ -88,10 +103,16 @@ enum RequestLine {
 
 impl Conn {
     /// A connection that has just been accepted.
-    pub fn new(address: ClientAddr, settings: Rc<Settings>, alarms: &Alarms) -> Conn {
+    pub fn new(
+        address: ClientAddr,
+        socket: Rc<Socket>,
+        settings: Rc<Settings>,
+        alarms: &Alarms,
+    ) -> Conn {
         let ip = address.0.ip().to_canonical().to_string();
         let conn = Conn {
             address,
+            socket,
             ip: HeaderValue::from_maybe_shared(Bytes::from(ip))
                 .expect("an IP address is visible ASCII"),
             settings,
@@ -107,6 +128,8 @@ impl Conn {
             client_closed: Cell::new(false),
             draining: Cell::new(false),
             until_close: Cell::new(false),
+            watched: Cell::new(false),
+            body_fault: Cell::new(None),
         };
         // KeepAliveTimeout is for kept connections; the first request has `Timeout`.
         conn.wait(
@@ -119,6 +142,11 @@ impl Conn {
     /// Where the client connected from.
     pub fn address(&self) -> ClientAddr {
         self.address
+    }
+
+    /// The socket the client is on.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// The client's IP address as a header value.
@@ -141,8 +169,12 @@ impl Conn {
         self.phase.get()
     }
 
-    /// A request's head is complete: its exchange begins.
-    pub fn begin_exchange(&self) {
+    /// A request's head is complete: its exchange begins. `with_body` if a body is still to be
+    /// read.
+    pub fn begin_exchange(&self, with_body: bool) {
+        self.watched.set(!with_body);
+        self.body_fault.set(None);
+        self.expired.set(None);
         self.phase.set(Phase::Exchange);
         self.exchanges.set(self.exchanges.get().saturating_add(1));
         self.waits[Wait::NextRequest as usize].set(None);
@@ -197,6 +229,21 @@ impl Conn {
         self.waits[Wait::Backend as usize].set(None);
     }
 
+    /// The request's body has been read to its end.
+    pub fn body_is_read(&self) {
+        self.watched.set(true);
+    }
+
+    /// The request's body will not be read to its end.
+    pub fn body_failed(&self, fault: BodyFault) {
+        self.body_fault.set(Some(fault));
+    }
+
+    /// What became of the request's body, if it did not reach its end.
+    pub fn body_fault(&self) -> Option<BodyFault> {
+        self.body_fault.get()
+    }
+
     /// Which wait of the current exchange has lasted too long.
     pub fn expired(&self) -> Option<Wait> {
         self.expired.get()
@@ -211,6 +258,15 @@ impl Conn {
     pub fn drain(&self) {
         self.draining.set(true);
         self.alarm.wake();
+    }
+
+    pub(super) fn is_client_watched(&self) -> bool {
+        self.watched.get() && self.phase.get() == Phase::Exchange
+    }
+
+    /// The client has sent more than the request that is being answered.
+    pub(super) fn client_spoke(&self) {
+        self.watched.set(false);
     }
 
     pub(super) fn wakes(&self, waker: &Waker) {

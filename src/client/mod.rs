@@ -10,6 +10,6 @@ mod serve;
 mod settings;
 mod stream;
 
-pub use conn::{Conn, Phase, Wait};
+pub use conn::{BodyFault, Conn, Phase, Wait};
 pub use serve::serve;
 pub use settings::{Limits, Settings};

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -23,7 +22,7 @@ use super::answer;
 use super::conn::{Phase, Wait};
 use super::stream::Watched;
 use super::{Conn, Limits};
-use crate::net;
+use crate::net::{self, Peer, Stream};
 
 /// How long a client may take to close after our last response, while what it still sends is
 /// discarded. Source: Apache httpd 2.4, `MAX_SECS_TO_LINGER`.
@@ -51,7 +50,7 @@ enum Ended {
 ///
 /// # Cancellation
 /// Dropping the future closes the connection at once.
-pub async fn serve<E, F, B>(stream: TcpStream, conn: Rc<Conn>, exchange: E)
+pub async fn serve<E, F, B>(stream: Stream, conn: Rc<Conn>, exchange: E)
 where
     E: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<B>, Infallible>>,
@@ -73,24 +72,45 @@ where
         if conn.is_draining() && conn.phase() == Phase::Idle {
             return Poll::Ready(Ended::Drained);
         }
-        Pin::new(&mut http).poll(cx).map(|result| match result {
-            Ok(()) => Ended::Finished,
-            Err(error) => {
-                debug!(client = %conn.address(), %error, "client connection ended");
-                unreadable(&conn, &error).map_or(Ended::Broken, Ended::Unreadable)
-            }
-        })
+        if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
+            return Poll::Ready(match result {
+                Ok(()) => Ended::Finished,
+                Err(error) => {
+                    debug!(client = %conn.address(), %error, "client connection ended");
+                    unreadable(&conn, &error).map_or(Ended::Broken, Ended::Unreadable)
+                }
+            });
+        }
+        if has_client_gone(&conn, cx) {
+            debug!(client = %conn.address(), "the client closed before its response was there");
+            return Poll::Ready(Ended::Broken);
+        }
+        Poll::Pending
     })
     .await;
     let stream = http.into_parts().io.into_inner().into_inner();
     close(stream, &conn, ended).await;
 }
 
+/// Whether the client has closed while its response is being made, so that nobody waits for it.
+///
+/// hyper would see it too, but only by preparing to read the next request, which costs a fresh
+/// buffer in every exchange.
+fn has_client_gone(conn: &Conn, cx: &mut Context<'_>) -> bool {
+    while conn.is_client_watched() && conn.socket().poll_peer_speaks(cx).is_ready() {
+        match conn.socket().peer(false) {
+            Peer::Gone => return true,
+            // The next request, sent ahead of time.
+            Peer::Spoke => conn.client_spoke(),
+            Peer::Silent => {}
+        }
+    }
+    false
+}
+
 fn builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // Backend header names keep their case; ours, which have none, look like theirs.
-    builder.title_case_headers(true);
-    builder.preserve_header_case(true);
+    builder.half_close(true);
     if limits.fields != Limits::default().fields {
         // hyper's own default is the same 100, and cheaper when it is not set.
         builder.max_headers(limits.fields);
@@ -109,14 +129,15 @@ fn unreadable(conn: &Conn, error: &hyper::Error) -> Option<StatusCode> {
     Some(status.unwrap_or(StatusCode::BAD_REQUEST))
 }
 
-async fn close(stream: TcpStream, conn: &Conn, ended: Ended) {
+async fn close(stream: Stream, conn: &Conn, ended: Ended) {
     let client = conn.address();
     match ended {
         Ended::Finished if conn.has_client_closed() => {}
+        Ended::Finished if conn.is_draining() => net::linger(stream, LINGER_SHORT).await,
         Ended::Finished => net::linger(stream, LINGER).await,
         Ended::Broken => {
             if conn.needs_reset() {
-                net::reset_on_close(&stream);
+                conn.socket().reset_on_close();
             }
         }
         Ended::Unreadable(status) => {
@@ -137,7 +158,7 @@ async fn close(stream: TcpStream, conn: &Conn, ended: Ended) {
         Ended::Expired(Wait::RequestHead) => net::linger(stream, LINGER_SHORT).await,
         Ended::Expired(Wait::ClientWrite) => {
             info!(%client, "the client took nothing of its response for too long: closed");
-            net::reset_on_close(&stream);
+            conn.socket().reset_on_close();
         }
         Ended::Expired(Wait::RequestBody | Wait::Backend) => {
             unreachable!("these waits end in their exchange")
@@ -149,12 +170,7 @@ async fn close(stream: TcpStream, conn: &Conn, ended: Ended) {
     }
 }
 
-async fn answer_and_linger(
-    mut stream: TcpStream,
-    status: StatusCode,
-    reason: &str,
-    bound: Duration,
-) {
+async fn answer_and_linger(mut stream: Stream, status: StatusCode, reason: &str, bound: Duration) {
     let bytes = answer::raw(status, reason);
     if let Ok(Ok(())) = timeout(LINGER_SHORT, stream.write_all(&bytes)).await {
         net::linger(stream, bound).await;

@@ -7,8 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Conn;
-use crate::net;
+use super::{Conn, Phase};
 
 /// A stream from and to a client, telling its [`Conn`] what happens on it.
 ///
@@ -54,6 +53,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.conn.phase() == Phase::Idle {
+            self.conn.socket().expect_head();
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         match &result {
@@ -86,7 +88,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         if self.conn.answers_no_exchange() {
             return Poll::Ready(Ok(slices.iter().map(|slice| self.withhold(slice)).sum()));
         }
-        let result = net::write_slices(&mut self.stream, cx, slices);
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.written(result)
     }
 
@@ -95,8 +97,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.conn.all_written();
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        match result {
+            Poll::Pending => self.conn.client_stalls(),
+            Poll::Ready(_) => self.conn.all_written(),
+        }
+        result
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 /// Bytes read and thrown away while waiting for a peer's FIN.
@@ -18,7 +16,7 @@ const SCRAP: usize = 4096;
 ///
 /// # Cancellation
 /// Dropping the future closes at once.
-pub async fn linger(mut stream: TcpStream, bound: Duration) {
+pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bound: Duration) {
     if stream.shutdown().await.is_ok() {
         wait_for_peer(&mut stream, bound).await;
     }
@@ -40,11 +38,4 @@ pub async fn wait_for_peer<S: AsyncRead + Unpin>(stream: &mut S, bound: Duration
             Ok(Err(_)) | Err(_) => return false,
         }
     }
-}
-
-/// Makes the close of this socket a reset (`SO_LINGER` 0): unsent bytes are destroyed, and the
-/// peer sees an error where a FIN would look like a regular end.
-pub fn reset_on_close(stream: &TcpStream) {
-    // An error here means the socket is gone already.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

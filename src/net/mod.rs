@@ -3,15 +3,17 @@
 mod close;
 mod connect;
 mod listen;
-mod write;
+mod names;
+mod socket;
 
 use std::fmt;
 use std::net::SocketAddr;
 
-pub use close::{linger, reset_on_close, wait_for_peer};
+pub use close::{linger, wait_for_peer};
 pub use connect::{ConnectError, TcpConnect};
 pub use listen::{ListenError, bind};
-pub use write::write_slices;
+pub use names::WireNames;
+pub use socket::{Peer, Socket, Stream};
 
 /// Where a client connected from. Not to be mistaken for a [`BackendAddr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,7 +1,6 @@
 //! The two bodies of an exchange on their way through: the request's to the backend, and the
 //! response's to the client, which carries the lease and ends it exactly once.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,7 +13,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::backend::{AfterResponse, Connector};
-use crate::client::{Conn, Wait};
+use crate::client::{BodyFault, Conn, Wait};
 use crate::keepalive::{CloseReason, Verdict};
 use crate::net::BackendAddr;
 use crate::pool::{End, Lease};
@@ -23,17 +22,6 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A lease on a connection that carries request bodies of clients.
 pub(super) type BackendLease = Lease<Connector<RequestBody>>;
-
-/// What became of a request body that did not reach its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BodyFault {
-    /// It is longer than `limit_request_body`.
-    #[error("the request body is longer than {0} bytes")]
-    TooLong(u64),
-    /// It is not framed as it says, or broke off.
-    #[error("the request body could not be read")]
-    Unreadable,
-}
 
 /// A client's request body on its way to the backend.
 pub struct RequestBody(Option<RequestStream>);
@@ -45,7 +33,6 @@ struct RequestStream {
     timeout: Duration,
     limit: Option<u64>,
     seen: u64,
-    fault: Rc<Cell<Option<BodyFault>>>,
 }
 
 impl RequestBody {
@@ -54,19 +41,13 @@ impl RequestBody {
         RequestBody(None)
     }
 
-    pub(super) fn stream(
-        incoming: Incoming,
-        client: Rc<Conn>,
-        timeout: Duration,
-        fault: Rc<Cell<Option<BodyFault>>>,
-    ) -> RequestBody {
+    pub(super) fn stream(incoming: Incoming, client: Rc<Conn>, timeout: Duration) -> RequestBody {
         RequestBody(Some(RequestStream {
             incoming,
             limit: client.settings().limits.body,
             client,
             timeout,
             seen: 0,
-            fault,
         }))
     }
 }
@@ -90,10 +71,11 @@ impl Body for RequestBody {
             .client
             .wait_for_backend(Instant::now(), stream.timeout);
         let Some(frame) = frame else {
+            stream.client.body_is_read();
             return Poll::Ready(None);
         };
         let fail = |fault: BodyFault| {
-            stream.fault.set(Some(fault));
+            stream.client.body_failed(fault);
             Poll::Ready(Some(Err(fault.into())))
         };
         let Ok(frame) = frame else {
@@ -105,6 +87,9 @@ impl Body for RequestBody {
                 Some(limit) if stream.seen > limit => return fail(BodyFault::TooLong(limit)),
                 _ => {}
             }
+        }
+        if stream.incoming.is_end_stream() {
+            stream.client.body_is_read();
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -7,7 +7,7 @@ mod body;
 mod failure;
 mod headers;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -28,13 +28,13 @@ use tracing::{info, warn};
 use crate::account::PoolTally;
 use crate::backend::{self, Connector};
 use crate::balance::Balance;
-use crate::client::{Conn, Wait, answer};
+use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
 use crate::net::BackendAddr;
 use crate::pool::{Acquired, Permit, Pool};
 use crate::route::Router;
 
-use body::{BackendLease, BodyFault};
+use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts};
 
 pub use body::{RelayBody, RequestBody};
@@ -119,8 +119,8 @@ impl Proxy {
         client: Rc<Conn>,
         request: Request<Incoming>,
     ) -> Result<Response<RelayBody>, Infallible> {
-        client.begin_exchange();
         let (parts, body) = request.into_parts();
+        client.begin_exchange(!body.is_end_stream());
         let facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
@@ -153,7 +153,6 @@ impl Proxy {
             .map(|index| &self.upstreams[index])
             .ok_or(Failure::NoRoute)?;
         let (backend, mut lease) = upstream.lease(now).await?;
-        let fault = Rc::new(Cell::new(None));
         headers::forward_request(
             &mut parts,
             facts,
@@ -170,30 +169,35 @@ impl Proxy {
         let body = if body.is_end_stream() {
             RequestBody::empty()
         } else {
-            RequestBody::stream(body, Rc::clone(client), timeout, Rc::clone(&fault))
+            RequestBody::stream(body, Rc::clone(client), timeout)
         };
         let mut request = Request::from_parts(parts, body);
+        let mut resent = false;
         let response = loop {
             backend.tally.request();
             client.wait_for_backend(now, timeout);
-            match answer_to(client, &mut lease, request).await {
+            lease.conn().socket().send_head_from(client.socket());
+            let failure = match answer_to(client, &mut lease, request).await {
                 Ok(response) => break response,
-                Err(Unanswered::Unsent(unsent)) => {
-                    // The connection died before it took a byte: any method may be sent again.
+                Err(Unanswered::Unsent(unsent, _)) if !resent => {
+                    // The connection died before it took a byte: any method may be sent again,
+                    // once, on a connection that cannot have died of its age.
+                    lease.conn().socket().take_head_back(client.socket());
                     lease.spent(CloseReason::PeerClosedIdle);
                     drop(lease);
+                    resent = true;
                     request = *unsent;
                     lease = backend.lease_fresh().await?;
                     headers::say_last(request.headers_mut(), is_last(&lease));
+                    continue;
                 }
-                Err(Unanswered::Expired(wait)) => {
-                    return Err(give_up(lease, expired(wait, backend)));
+                Err(Unanswered::Expired(wait)) => expired(wait, backend),
+                Err(Unanswered::Unsent(_, error) | Unanswered::Failed(error)) => {
+                    failed(error, client.body_fault(), backend, lease.is_reused())
                 }
-                Err(Unanswered::Failed(error)) => {
-                    let failure = failed(error, fault.get(), backend, lease.is_reused());
-                    return Err(give_up(lease, failure));
-                }
-            }
+            };
+            lease.spent(failure.close_reason());
+            return Err(failure);
         };
         relay(client, response, lease, facts, backend, timeout)
     }
@@ -273,7 +277,7 @@ fn is_last(lease: &BackendLease) -> bool {
 /// Why there is no response.
 enum Unanswered {
     /// Nothing of the request was sent; here it is.
-    Unsent(Box<Request<RequestBody>>),
+    Unsent(Box<Request<RequestBody>>, hyper::Error),
     /// A wait of the exchange lasted too long.
     Expired(Wait),
     Failed(hyper::Error),
@@ -294,7 +298,7 @@ async fn answer_to(
             .as_mut()
             .poll(cx)
             .map_err(|mut error| match error.take_message() {
-                Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
+                Some(unsent) => Unanswered::Unsent(Box::new(unsent), error.into_error()),
                 None => Unanswered::Failed(error.into_error()),
             })
     })
@@ -344,7 +348,7 @@ fn give_up(mut lease: BackendLease, failure: Failure) -> Failure {
 fn relay(
     client: &Rc<Conn>,
     response: Response<Incoming>,
-    lease: BackendLease,
+    mut lease: BackendLease,
     request: &RequestFacts,
     backend: &Backend,
     timeout: Duration,
@@ -358,6 +362,7 @@ fn relay(
         return Err(give_up(lease, failure));
     }
     let facts = headers::forward_response(&mut parts);
+    client.socket().send_head_from(lease.conn().socket());
     let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
     headers::say_connection(
         &mut parts.headers,
@@ -392,6 +397,7 @@ fn refusal(
 ) -> Response<RelayBody> {
     let status = failure.status();
     let text = answer::text(status, failure.sentence());
+    client.socket().send_own_head();
     let mut response = Response::new(RelayBody::text(client, text));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -1,0 +1,315 @@
+//! Header names keep the case they came in, from one side to the other.
+//!
+//! Names are compared without regard to case (RFC 9110 §5.1), and hyper writes them in lower case;
+//! but there are programs that look for `ETag`. hyper can carry a second map with the original
+//! names along, at 15 % of what an exchange costs outside the kernel. Here the head is noted as it
+//! comes in, and the names are put over those of the head that goes out, byte for byte: they have
+//! the same length.
+
+/// The most that is noted of a head. Names beyond it go out as [`capitalise`] has them.
+const NOTED: usize = 16 * 1024;
+
+/// A read of at most this many bytes is noted as it is; in a larger one the end of the head is
+/// looked for, so that no body is copied.
+const SMALL: usize = 1024;
+
+/// The head of one message as it came over the wire, for the sake of its names.
+#[derive(Clone, Debug, Default)]
+pub struct WireNames {
+    /// From the first byte that came: maybe blank lines and interim responses first, maybe some of
+    /// the body after it.
+    text: Vec<u8>,
+    stopped: bool,
+}
+
+impl WireNames {
+    /// Forgets the last message; the next bytes begin a new one.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.stopped = false;
+    }
+
+    /// Forgets the last message, and notes nothing until [`clear`](Self::clear).
+    pub fn stop(&mut self) {
+        self.text.clear();
+        self.stopped = true;
+    }
+
+    /// Notes the next bytes of the message.
+    pub fn note(&mut self, bytes: &[u8]) {
+        if self.stopped {
+            return;
+        }
+        let before = self.text.len();
+        let room = NOTED - before;
+        self.text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if bytes.len() > SMALL {
+            let head = start_of_head(&self.text);
+            if let Some(end) = end_of_head(&self.text, head.max(before.saturating_sub(2))) {
+                self.text.truncate(end);
+                self.stopped = true;
+            }
+        }
+    }
+
+    /// Gives the names in the outgoing `head`, which are in lower case, the case they were noted
+    /// in; names that were not are capitalised. Stops at the end of the head.
+    pub fn restore(&self, head: &mut [u8]) {
+        // An interim response of ours may stand before the head; it has no header lines.
+        let mut next = next_line(head, start_of_head(head));
+        let first = next_line(&self.text, start_of_head(&self.text)).unwrap_or(self.text.len());
+        let mut noted = first;
+        while let Some(at) = next {
+            let line = &mut head[at..];
+            if matches!(line, [b'\r' | b'\n', ..]) {
+                return;
+            }
+            let Some(length) = find(b':', line) else {
+                return;
+            };
+            // Names mostly go out in the order they came: the first line looked at is the one.
+            let found = if begins_with(&self.text[noted..], line, length) {
+                Some(noted)
+            } else {
+                // A name that was repeated is found behind where it was found before.
+                self.find(noted, line, length)
+                    .or_else(|| self.find(first, line, length))
+            };
+            match found {
+                Some(found) => {
+                    line[..length].copy_from_slice(&self.text[found..found + length]);
+                    noted = next_line(&self.text, found + length).unwrap_or(self.text.len());
+                }
+                None => capitalise(&mut line[..length]),
+            }
+            next = next_line(head, at + length);
+        }
+    }
+
+    /// The first line from `from` on that has the name of `length` that `line` begins with.
+    fn find(&self, from: usize, line: &[u8], length: usize) -> Option<usize> {
+        let mut at = from;
+        while !matches!(self.text[at..], [] | [b'\r' | b'\n', ..]) {
+            if begins_with(&self.text[at..], line, length) {
+                return Some(at);
+            }
+            at = next_line(&self.text, at)?;
+        }
+        None
+    }
+}
+
+/// Whether a noted line has the name that `line` begins with, which is in lower case.
+fn begins_with(noted: &[u8], line: &[u8], length: usize) -> bool {
+    if noted.get(length) != Some(&b':') {
+        return false;
+    }
+    let mut at = 0;
+    while at < length {
+        let (Some(ours), Some(theirs)) = (line[at..].first_chunk(), noted[at..].first_chunk())
+        else {
+            return line[at..length] == *noted[at..length].to_ascii_lowercase();
+        };
+        let difference = u64::from_le_bytes(*ours) ^ lower_case(u64::from_le_bytes(*theirs));
+        // Of the last word only what belongs to the name counts; the first byte is the lowest.
+        let beyond = 8 * (at + 8).saturating_sub(length);
+        if difference << beyond != 0 {
+            return false;
+        }
+        at += 8;
+    }
+    true
+}
+
+/// Eight bytes with their ASCII letters in lower case.
+fn lower_case(word: u64) -> u64 {
+    let low = word & !HIGH;
+    let above_z = low + u64::from(0x7f - b'Z') * LOW;
+    let from_a = low + u64::from(0x80 - b'A') * LOW;
+    let upper = (from_a ^ above_z) & !word & HIGH;
+    word | (upper >> 2)
+}
+
+/// A one in every byte of a word, and its highest bit in every byte.
+const LOW: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = LOW << 7;
+
+/// Writes a name as most do: `x-forwarded-for` as `X-Forwarded-For`.
+fn capitalise(name: &mut [u8]) {
+    let mut first = true;
+    for byte in name {
+        if first {
+            byte.make_ascii_uppercase();
+        }
+        first = *byte == b'-';
+    }
+}
+
+/// Where the head proper begins: after blank lines, and after interim responses (1xx).
+fn start_of_head(text: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        match &text[at..] {
+            [b'\r' | b'\n', ..] => at += 1,
+            rest if is_interim(rest) => match end_of_head(rest, 0) {
+                Some(end) => at += end,
+                None => return text.len(),
+            },
+            _ => return at,
+        }
+    }
+}
+
+/// Where the head ends, its blank line included. `from` lies in it.
+fn end_of_head(text: &[u8], from: usize) -> Option<usize> {
+    let mut at = next_line(text, from)?;
+    loop {
+        match text[at..] {
+            [b'\n', ..] => return Some(at + 1),
+            [b'\r', b'\n', ..] => return Some(at + 2),
+            _ => at = next_line(text, at)?,
+        }
+    }
+}
+
+/// Whether this is the head of an interim response: `HTTP/1.1 1xx`.
+fn is_interim(head: &[u8]) -> bool {
+    head.get(8..10) == Some(b" 1") && head.starts_with(b"HTTP/1.")
+}
+
+fn next_line(text: &[u8], from: usize) -> Option<usize> {
+    find(b'\n', &text[from..]).map(|end| from + end + 1)
+}
+
+/// Where `byte` first stands in `text`, eight bytes at a time.
+///
+/// For the twenty to forty bytes of a header line this costs half of what the memchr crate does,
+/// whose strength are long texts.
+fn find(byte: u8, text: &[u8]) -> Option<usize> {
+    let pattern = u64::from(byte) * LOW;
+    let (words, rest) = text.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        let difference = u64::from_le_bytes(*word) ^ pattern;
+        // The lowest bit set marks the first byte that is zero.
+        let zeros = difference.wrapping_sub(LOW) & !difference & HIGH;
+        if zeros != 0 {
+            return Some(number * 8 + zeros.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|&this| this == byte)?;
+    Some(words.len() * 8 + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn noted(parts: &[&str]) -> WireNames {
+        let mut names = WireNames::default();
+        for part in parts {
+            names.note(part.as_bytes());
+        }
+        names
+    }
+
+    fn restored(names: &WireNames, head: &str) -> String {
+        let mut head = head.as_bytes().to_vec();
+        names.restore(&mut head);
+        String::from_utf8(head).unwrap()
+    }
+
+    #[test]
+    fn names_go_out_as_they_came_and_others_capitalised() {
+        let names = noted(&[
+            "HTTP/1.1 200 OK\r\nETag: x\r\nX-MIXED-case: y\r\nwww-authenticate: z\r\n\r\nbody: b",
+        ]);
+        assert_eq!(
+            restored(
+                &names,
+                "HTTP/1.1 200 OK\r\nwww-authenticate: etag: 1\r\netag: x\r\nx-mixed-case: y\r\nkeep-alive: t\r\n\r\netag: body"
+            ),
+            "HTTP/1.1 200 OK\r\nwww-authenticate: etag: 1\r\nETag: x\r\nX-MIXED-case: y\r\nKeep-Alive: t\r\n\r\netag: body"
+        );
+    }
+
+    #[test]
+    fn repeated_names_go_out_in_their_order() {
+        let names = noted(&[
+            "HTTP/1.1 200 OK\r\nSet-Cookie: 1\r\nA: b\r\nSET-COOKIE: 2\r\nset-cookie: 3\r\n\r\n",
+        ]);
+        assert_eq!(
+            restored(
+                &names,
+                "HTTP/1.1 200 OK\r\nset-cookie: 1\r\nset-cookie: 2\r\nset-cookie: 3\r\na: b\r\n\r\n"
+            ),
+            "HTTP/1.1 200 OK\r\nSet-Cookie: 1\r\nSET-COOKIE: 2\r\nset-cookie: 3\r\nA: b\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn interim_responses_are_passed_over_on_both_ways() {
+        let names = noted(&[
+            "HTTP/1.1 103 Early Hints\r\nLINK: a\r\n\r\nHTTP/1.1 200",
+            " OK\r\nLink: b\r\n\r\n",
+        ]);
+        assert_eq!(
+            restored(
+                &names,
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nlink: b\r\n\r\n"
+            ),
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nLink: b\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_head_that_comes_in_pieces_is_noted_whole() {
+        let text = "\r\nGET / HTTP/1.1\r\nhOST: a\r\nX-Y: z\r\n\r\nleft over";
+        for cut in 0..text.len() {
+            let names = noted(&[&text[..cut], &text[cut..]]);
+            assert_eq!(
+                restored(&names, "GET / HTTP/1.1\r\nhost: a\r\nx-y: z\r\n\r\n"),
+                "GET / HTTP/1.1\r\nhOST: a\r\nX-Y: z\r\n\r\n",
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_large_read_is_noted_up_to_the_end_of_the_head() {
+        let body = "b".repeat(5000);
+        let names = noted(&[
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            &format!("HTTP/1.1 200 OK\r\nETag: x\r\n\r\n{body}"),
+            &body,
+        ]);
+        assert!(names.text.ends_with(b"ETag: x\r\n\r\n"));
+        assert_eq!(
+            restored(&names, "HTTP/1.1 200 OK\r\netag: x\r\n\r\n"),
+            "HTTP/1.1 200 OK\r\nETag: x\r\n\r\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn lower_case_is_that_of_ascii(bytes: [u8; 8]) {
+            let lower = lower_case(u64::from_le_bytes(bytes)).to_le_bytes();
+            prop_assert_eq!(lower, bytes.map(|byte| byte.to_ascii_lowercase()));
+        }
+
+        #[test]
+        fn find_finds_the_first(text in "[a-c]{0,40}") {
+            prop_assert_eq!(find(b'c', text.as_bytes()), text.find('c'));
+        }
+
+        /// Whatever was noted, only the case of what goes out may change.
+        #[test]
+        fn nothing_but_case_changes(noted in "[ -~\r\n]{0,200}", head in "[ -~\r\n]{0,200}") {
+            let mut names = WireNames::default();
+            names.note(noted.as_bytes());
+            let restored = restored(&names, &head);
+            prop_assert!(restored.eq_ignore_ascii_case(&head));
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A TCP stream with two handles: one for hyper, which reads and writes, and one for those who
+//! want to know how the peer is.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::WireNames;
+
+/// What is copied together before it is written; more is left where it is.
+///
+/// send(2) of one buffer is cheaper than writev(2) of two as long as the copy is small.
+const SMALL: usize = 2048;
+
+/// How many slices go out beside a head in one call; hyper queues at most 16.
+const SLICES: usize = 16;
+
+/// The half that reads and writes.
+pub struct Stream {
+    socket: Rc<Socket>,
+    /// What has been promised as written and the kernel would not take yet.
+    left: Vec<u8>,
+}
+
+/// The half that knows.
+pub struct Socket {
+    stream: RefCell<TcpStream>,
+    peer_closed: Cell<bool>,
+    /// The names of the message that comes in.
+    incoming: RefCell<WireNames>,
+    /// The names for the head that goes out next.
+    outgoing: RefCell<WireNames>,
+    head_follows: Cell<bool>,
+}
+
+/// What a peer has done while nothing was read from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Nothing, as far as can be known.
+    Silent,
+    /// Sent bytes.
+    Spoke,
+    /// Closed or reset the connection.
+    Gone,
+}
+
+impl Stream {
+    /// Makes the two halves.
+    pub fn new(stream: TcpStream) -> (Stream, Rc<Socket>) {
+        let socket = Rc::new(Socket {
+            stream: RefCell::new(stream),
+            peer_closed: Cell::new(false),
+            incoming: RefCell::default(),
+            outgoing: RefCell::default(),
+            head_follows: Cell::new(false),
+        });
+        let stream = Stream {
+            socket: Rc::clone(&socket),
+            left: Vec::new(),
+        };
+        (stream, socket)
+    }
+
+    /// Whether the peer's FIN was read.
+    pub fn has_peer_closed(&self) -> bool {
+        self.socket.peer_closed.get()
+    }
+
+    /// The other half.
+    pub fn socket(&self) -> &Rc<Socket> {
+        &self.socket
+    }
+}
+
+impl Socket {
+    /// A message's head is about to come in: note its names.
+    pub fn expect_head(&self) {
+        self.incoming.borrow_mut().clear();
+    }
+
+    /// A message's head goes out next: its names are those noted on the socket it came in by.
+    pub fn send_head_from(&self, source: &Socket) {
+        self.outgoing.borrow_mut().stop();
+        self.outgoing.swap(&source.incoming);
+        self.head_follows.set(true);
+    }
+
+    /// A head of our own goes out next.
+    pub fn send_own_head(&self) {
+        self.outgoing.borrow_mut().clear();
+        self.head_follows.set(true);
+    }
+
+    /// Takes back the names of a head that never went out.
+    pub fn take_head_back(&self, source: &Socket) {
+        source.incoming.swap(&self.outgoing);
+    }
+
+    /// Ready when something has come in, or may have.
+    pub fn poll_peer_speaks(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.borrow().poll_read_ready(cx).map(|_| ())
+    }
+
+    /// What the peer has done that nobody has read yet.
+    ///
+    /// Without `probe` only what the runtime's last look at all sockets has brought is seen, which
+    /// costs no system call while nothing has come.
+    pub fn peer(&self, probe: bool) -> Peer {
+        let stream = self.stream.borrow();
+        let peek = || SockRef::from(&*stream).peek(&mut [MaybeUninit::uninit()]);
+        let seen = if probe {
+            peek()
+        } else {
+            stream.try_io(Interest::READABLE, peek)
+        };
+        match seen {
+            Ok(0) => Peer::Gone,
+            Ok(_) => Peer::Spoke,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peer::Silent,
+            Err(_) => Peer::Gone,
+        }
+    }
+
+    /// Makes the close of this socket a reset (`SO_LINGER` 0): unsent bytes are destroyed, and the
+    /// peer sees an error where a FIN would look like a regular end.
+    pub fn reset_on_close(&self) {
+        // An error here means the socket is gone already.
+        let _ = SockRef::from(&*self.stream.borrow()).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let socket = &self.socket;
+        let result = Pin::new(&mut *socket.stream.borrow_mut()).poll_read(cx, buf);
+        if matches!(result, Poll::Ready(Ok(()))) {
+            let bytes = &buf.filled()[before..];
+            if bytes.is_empty() {
+                socket.peer_closed.set(true);
+            } else {
+                socket.incoming.borrow_mut().note(bytes);
+            }
+        }
+        result
+    }
+}
+
+impl Stream {
+    /// Writes slices too large to copy: only the first, which is the head, is copied, and taken
+    /// whole.
+    fn poll_write_large_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        COPY.with_borrow_mut(|head| {
+            head.clear();
+            head.extend_from_slice(&slices[0]);
+            self.socket.head_follows.set(false);
+            self.socket.outgoing.borrow().restore(head);
+            let mut restored = [IoSlice::new(&[]); SLICES];
+            let count = slices.len().min(SLICES);
+            restored[..count].copy_from_slice(&slices[..count]);
+            restored[0] = IoSlice::new(head);
+            let stream = &mut *self.socket.stream.borrow_mut();
+            let written = match Pin::new(stream).poll_write_vectored(cx, &restored[..count]) {
+                Poll::Ready(written) => written?,
+                Poll::Pending => 0,
+            };
+            if written < head.len() {
+                self.left.extend_from_slice(&head[written..]);
+            }
+            Poll::Ready(Ok(written.max(head.len())))
+        })
+    }
+
+    /// Writes what is left from before.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.left.is_empty() {
+            let mut stream = self.socket.stream.borrow_mut();
+            let written = ready!(Pin::new(&mut *stream).poll_write(cx, &self.left))?;
+            self.left.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes a copy of `slices`, with the names of a head restored: all of it is taken, and what
+    /// the kernel does not take is kept.
+    fn poll_write_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        COPY.with_borrow_mut(|copy| {
+            copy.clear();
+            for slice in slices {
+                copy.extend_from_slice(slice);
+            }
+            if self.socket.head_follows.replace(false) {
+                self.socket.outgoing.borrow().restore(copy);
+            }
+            let result = Pin::new(&mut *self.socket.stream.borrow_mut()).poll_write(cx, copy);
+            let written = match result {
+                Poll::Ready(written) => written?,
+                Poll::Pending => 0,
+            };
+            if written < copy.len() {
+                self.left.extend_from_slice(&copy[written..]);
+            }
+            Poll::Ready(Ok(copy.len()))
+        })
+    }
+}
+
+thread_local! {
+    /// Where slices are copied together; nothing stays in it between two calls.
+    static COPY: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SMALL));
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_left(cx))?;
+        if self.socket.head_follows.get() {
+            return self.poll_write_copy(cx, &[IoSlice::new(bytes)]);
+        }
+        Pin::new(&mut *self.socket.stream.borrow_mut()).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_left(cx))?;
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        if total <= SMALL {
+            return self.poll_write_copy(cx, slices);
+        }
+        if self.socket.head_follows.get() {
+            return self.poll_write_large_head(cx, slices);
+        }
+        Pin::new(&mut *self.socket.stream.borrow_mut()).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The TCP stream itself keeps nothing back.
+        self.poll_left(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_left(cx))?;
+        Pin::new(&mut *self.socket.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}
