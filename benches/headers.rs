@@ -96,7 +96,7 @@ fn request(c: &mut Criterion) {
             b.iter_batched_ref(
                 || head.clone(),
                 |parts| forward_request(black_box(parts), &facts, &introduction),
-                BatchSize::SmallInput,
+                BatchSize::LargeInput,
             );
         });
     }
@@ -122,7 +122,7 @@ fn response(c: &mut Criterion) {
                 let ambiguous = forward_response(black_box(parts)).ambiguous;
                 say_connection(&mut parts.headers, Some(&facts), &connection) && !ambiguous
             },
-            BatchSize::SmallInput,
+            BatchSize::LargeInput,
         );
     });
     group.finish();
