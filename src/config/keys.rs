@@ -116,7 +116,7 @@ pub const SERVER: Table = Table {
             default: Default::Is("0"),
             meaning: "Worker threads, each with its own listeners, pools and event loop.",
             apache: "`ServerLimit`, `ThreadsPerChild`",
-            nginx: "`worker_processes`",
+            nginx: "`worker_processes` (1)",
         },
         Setting {
             name: "shutdown_timeout",
@@ -318,8 +318,8 @@ pub const UPSTREAMS: Table = Table {
             default: Default::Is("true"),
             meaning: "Whether a backend's connection is kept for further requests. Off is the \
                       short mode: one connection a request.",
-            apache: "`ProxyPass … disablereuse=` (Off)",
-            nginx: "`keepalive` in `upstream`",
+            apache: "`ProxyPass … enablereuse=` (On), `disablereuse=` (Off)",
+            nginx: "`keepalive` in `upstream` (32 since 1.29.7, before that none)",
         },
         Setting {
             name: "max_keep_alive_requests",
@@ -333,7 +333,7 @@ pub const UPSTREAMS: Table = Table {
             default: Default::Is("1000"),
             meaning: "How many exchanges may keep the connection. The one after them still takes \
                       place and ends it.",
-            apache: "`MaxKeepAliveRequests`, which is for clients only",
+            apache: "none; `MaxKeepAliveRequests` is for clients",
             nginx: "`keepalive_requests` in `upstream` (1000)",
         },
         Setting {
@@ -354,7 +354,7 @@ pub const UPSTREAMS: Table = Table {
             takes: Takes::Time { zero: None },
             default: Default::Is("\"5s\""),
             meaning: "The longest opening a connection may take.",
-            apache: "`ProxyPass … connectiontimeout=` (`timeout=`)",
+            apache: "`ProxyPass … connectiontimeout=` (the value of `timeout=`)",
             nginx: "`proxy_connect_timeout` (60s)",
         },
         Setting {
@@ -363,7 +363,7 @@ pub const UPSTREAMS: Table = Table {
             takes: Takes::Time { zero: None },
             default: Default::Is("\"60s\""),
             meaning: "The longest one read from or write to a backend may make no progress.",
-            apache: "`ProxyTimeout`, `ProxyPass … timeout=` (`Timeout`)",
+            apache: "`ProxyPass … timeout=` (`ProxyTimeout`, else `Timeout`)",
             nginx: "`proxy_read_timeout`, `proxy_send_timeout` (60s)",
         },
         Setting {
@@ -383,7 +383,7 @@ pub const UPSTREAMS: Table = Table {
             meaning: "Which headers tell backends who the client is: the `X-Forwarded-` three, \
                       `Forwarded` of RFC 7239, both, or none.",
             apache: "`ProxyAddHeaders` (On, `X-Forwarded-`)",
-            nginx: "`proxy_set_header X-Forwarded-For …` (none)",
+            nginx: "`proxy_set_header X-Forwarded-For …` (not set)",
         },
     ],
 };

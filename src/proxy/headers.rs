@@ -27,7 +27,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// What a `Connection` header says: its tokens, and the names it declares hop-by-hop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ConnectionTokens {
+struct ConnectionTokens {
     /// `close` is among them; it beats `keep-alive`.
     pub close: bool,
     /// `keep-alive` is among them.
@@ -111,7 +111,7 @@ impl HopByHop {
 
 /// A request's head, read and found fit to be forwarded.
 #[derive(Clone, Debug)]
-pub(super) struct RequestFacts {
+pub struct RequestFacts {
     hop: HopByHop,
     /// Whether it speaks HTTP/1.1 or later.
     http_11: bool,
@@ -124,7 +124,7 @@ impl RequestFacts {
     ///
     /// # Errors
     /// [`Failure`] with status 400, 405, 413, 414 or 431.
-    pub(super) fn read(parts: &request::Parts, limits: &Limits) -> Result<RequestFacts, Failure> {
+    pub fn read(parts: &request::Parts, limits: &Limits) -> Result<RequestFacts, Failure> {
         if parts.method == Method::CONNECT {
             return Err(Failure::Method);
         }
@@ -170,7 +170,7 @@ impl RequestFacts {
     }
 
     /// The host the request is for: that of its target, or its `Host` header.
-    pub(super) fn host(parts: &request::Parts) -> Option<&str> {
+    pub fn host(parts: &request::Parts) -> Option<&str> {
         match parts.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => parts.headers.get(HOST).and_then(|host| host.to_str().ok()),
@@ -178,12 +178,12 @@ impl RequestFacts {
     }
 
     /// Whether the client asks for, or by its version expects, the connection to be kept.
-    pub(super) fn wants_kept(&self) -> bool {
+    pub fn wants_kept(&self) -> bool {
         !self.hop.tokens.close && (self.http_11 || self.hop.tokens.keep_alive)
     }
 
     /// Whether a response without a known length ends with the connection.
-    pub(super) fn ends_unknown_length_by_close(&self) -> bool {
+    pub fn ends_unknown_length_by_close(&self) -> bool {
         !self.http_11
     }
 }
@@ -243,7 +243,7 @@ fn has_token(value: &HeaderValue, token: &[u8]) -> bool {
 
 /// What a backend is told, beside what the client said.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Introduction<'a> {
+pub struct Introduction<'a> {
     /// The client's IP address.
     pub client: &'a HeaderValue,
     /// Which headers name the client.
@@ -259,11 +259,7 @@ pub(super) struct Introduction<'a> {
 }
 
 /// Rewrites a request's head for a backend.
-pub(super) fn forward_request(
-    parts: &mut request::Parts,
-    facts: &RequestFacts,
-    intro: &Introduction<'_>,
-) {
+pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: &Introduction<'_>) {
     let headers = &mut parts.headers;
     facts.hop.strip(headers);
     if facts.expect {
@@ -290,7 +286,7 @@ pub(super) fn forward_request(
 }
 
 /// Announces in a request that was rewritten before that it is its new connection's last.
-pub(super) fn say_last(headers: &mut HeaderMap, last: bool) {
+pub fn say_last(headers: &mut HeaderMap, last: bool) {
     if last {
         headers.append(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -373,14 +369,14 @@ fn grown(headers: &HeaderMap, name: &HeaderName, element: &HeaderValue) -> Heade
 
 /// What a response's head says about its message and its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ResponseFacts {
+pub struct ResponseFacts {
     /// Both `Content-Length` and `Transfer-Encoding` came: whoever believes the wrong one would
     /// take what follows for another response. RFC 9112 §6.3.
     pub ambiguous: bool,
 }
 
 /// Rewrites a response's head for the client, all but its connection.
-pub(super) fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
+pub fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
     let mut hop = HopByHop::default();
     let mut lengths = 0;
     for (name, value) in &parts.headers {
@@ -405,7 +401,7 @@ pub(super) fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
 
 /// What is known when a response's `Connection` header is written.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ClientConnection<'a> {
+pub struct ClientConnection<'a> {
     /// The client side's settings.
     pub keep_alive: &'a KeepAlive,
     /// The number of this exchange on its connection; the first is 1.
@@ -421,7 +417,7 @@ pub(super) struct ClientConnection<'a> {
 /// An end is always said. That it is kept is said only to a client that named keep-alive, with
 /// the timeout in whole seconds and the requests left. Source: Apache httpd 2.4,
 /// `ap_set_keepalive`.
-pub(super) fn say_connection(
+pub fn say_connection(
     headers: &mut HeaderMap,
     request: Option<&RequestFacts>,
     connection: &ClientConnection<'_>,

@@ -1,11 +1,11 @@
 //! One exchange, from a client's request to its response: the spine, to be read top to bottom.
 //!
 //! Everything here belongs to one worker's thread. It decides little by itself: the rules are in
-//! [`headers`], [`failure`], [`crate::route`], [`crate::balance`] and the pool's state.
+//! [`headers`], [`Failure`], [`crate::route`], [`crate::balance`] and the pool's state.
 
 mod body;
 mod failure;
-mod headers;
+pub mod headers;
 
 use std::cell::RefCell;
 use std::convert::Infallible;

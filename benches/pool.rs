@@ -1,0 +1,118 @@
+//! What the pool's and the balance's decisions cost, and moving a deadline.
+//!
+//! `cargo bench --bench pool`; `benches/README.md` has the figures.
+
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use tokio::time::Instant;
+use warmline::alarm::Alarms;
+use warmline::balance::Balance;
+use warmline::keepalive::KeepAlive;
+use warmline::pool::{ConnId, End, Grant, PoolState};
+
+const IDLE: [usize; 3] = [1, 64, 1024];
+
+/// The usual limits, and a request limit that a bench does not reach.
+const KEEP_ALIVE: KeepAlive = KeepAlive {
+    max_requests: NonZeroU32::new(u32::MAX),
+    ..KeepAlive::BACKEND
+};
+
+/// A pool with `idle` connections, parked a millisecond apart from `start` on.
+fn pool(idle: usize, start: Instant) -> PoolState {
+    let mut pool = PoolState::new(KEEP_ALIVE);
+    let ids: Vec<ConnId> = (0..idle)
+        .map(|_| {
+            let id = pool.permit();
+            pool.opened(id).id
+        })
+        .collect();
+    for (id, after) in ids.into_iter().zip(0..) {
+        let _kept = pool.release(id, End::Complete, start + Duration::from_millis(after));
+    }
+    pool
+}
+
+/// The common path: the newest idle connection is leased, used and parked again.
+fn reuse(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pool/acquire and release");
+    let start = Instant::now();
+    for idle in IDLE {
+        let mut pool = pool(idle, start);
+        let now = start + Duration::from_secs(2);
+        group.bench_function(BenchmarkId::from_parameter(idle), |b| {
+            b.iter(|| match pool.acquire(black_box(now)) {
+                Grant::Reuse(leased) => pool.release(leased.id, End::Complete, now),
+                Grant::Open(id) => panic!("a connection is idle, got {id:?}"),
+            });
+        });
+    }
+    group.finish();
+}
+
+/// The short mode's path: a permission, an open connection, its end.
+fn open_and_close(c: &mut Criterion) {
+    let mut pool = PoolState::new(KeepAlive {
+        enabled: false,
+        ..KEEP_ALIVE
+    });
+    let now = Instant::now();
+    c.bench_function("pool/open and close", |b| {
+        b.iter(|| {
+            let Grant::Open(id) = pool.acquire(black_box(now)) else {
+                panic!("short mode keeps nothing");
+            };
+            let leased = pool.opened(id);
+            pool.release(leased.id, End::Complete, now)
+        });
+    });
+}
+
+/// The sweeper's look: every idle connection has waited too long, and is ended.
+fn expire(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pool/expire all");
+    let start = Instant::now();
+    let late = start + KEEP_ALIVE.timeout + Duration::from_secs(2);
+    for idle in IDLE {
+        group.bench_function(BenchmarkId::from_parameter(idle), |b| {
+            b.iter_batched_ref(
+                || pool(idle, start),
+                |pool| while pool.expire(black_box(late)).is_some() {},
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn pick(c: &mut Criterion) {
+    let mut group = c.benchmark_group("balance/pick");
+    let now = Instant::now();
+    for servers in [1, 8] {
+        let mut balance = Balance::new(std::iter::repeat_n(1, servers));
+        group.bench_function(BenchmarkId::from_parameter(servers), |b| {
+            b.iter(|| balance.pick(black_box(now), &[]));
+        });
+    }
+    group.finish();
+}
+
+/// A deadline moves on, as it does several times in each exchange.
+fn alarm(c: &mut Criterion) {
+    let alarms = Alarms::default();
+    let alarm = alarms.alarm();
+    let start = Instant::now() + Duration::from_mins(1);
+    let mut moved = Duration::ZERO;
+    c.bench_function("alarm/move a deadline", |b| {
+        b.iter(|| {
+            moved += Duration::from_nanos(1);
+            alarm.set(black_box(Some(start + moved)));
+        });
+    });
+}
+
+criterion_group!(benches, reuse, open_and_close, expire, pick, alarm);
+criterion_main!(benches);
