@@ -9,6 +9,9 @@
 /// The most that is noted of a head. Names beyond it go out as [`capitalise`] has them.
 const NOTED: usize = 16 * 1024;
 
+/// As many names as are given back their case; hyper refuses heads with more lines than 100.
+const NAMES: usize = 100;
+
 /// A read of at most this many bytes is noted as it is; in a larger one the end of the head is
 /// looked for, so that no body is copied.
 const SMALL: usize = 1024;
@@ -55,10 +58,11 @@ impl WireNames {
     /// Gives the names in the outgoing `head`, which are in lower case, the case they were noted
     /// in; names that were not are capitalised. Stops at the end of the head.
     pub fn restore(&self, head: &mut [u8]) {
+        let mut room = [Name::default(); NAMES];
+        let names = self.names(&mut room);
         // An interim response of ours may stand before the head; it has no header lines.
         let mut next = next_line(head, start_of_head(head));
-        let first = next_line(&self.text, start_of_head(&self.text)).unwrap_or(self.text.len());
-        let mut noted = first;
+        let mut likely = 0;
         while let Some(at) = next {
             let line = &mut head[at..];
             if matches!(line, [b'\r' | b'\n', ..]) {
@@ -67,18 +71,20 @@ impl WireNames {
             let Some(length) = find(b':', line) else {
                 return;
             };
-            // Names mostly go out in the order they came: the first line looked at is the one.
-            let found = if begins_with(&self.text[noted..], line, length) {
-                Some(noted)
-            } else {
-                // A name that was repeated is found behind where it was found before.
-                self.find(noted, line, length)
-                    .or_else(|| self.find(first, line, length))
-            };
+            // Names mostly go out in the order they came: the first one looked at is the one. A
+            // name that was repeated is found behind where it was found before.
+            let (before, after) = names.split_at(likely);
+            let fits = |name: &Name| usize::from(name.length) == length && self.is(name, line);
+            let found = after
+                .iter()
+                .position(fits)
+                .map(|found| likely + found)
+                .or_else(|| before.iter().position(fits));
             match found {
                 Some(found) => {
-                    line[..length].copy_from_slice(&self.text[found..found + length]);
-                    noted = next_line(&self.text, found + length).unwrap_or(self.text.len());
+                    let noted = usize::from(names[found].at);
+                    line[..length].copy_from_slice(&self.text[noted..noted + length]);
+                    likely = found + 1;
                 }
                 None => capitalise(&mut line[..length]),
             }
@@ -86,39 +92,55 @@ impl WireNames {
         }
     }
 
-    /// The first line from `from` on that has the name of `length` that `line` begins with.
-    fn find(&self, from: usize, line: &[u8], length: usize) -> Option<usize> {
-        let mut at = from;
-        while !matches!(self.text[at..], [] | [b'\r' | b'\n', ..]) {
-            if begins_with(&self.text[at..], line, length) {
-                return Some(at);
-            }
-            at = next_line(&self.text, at)?;
+    /// Where the names stand, in their order.
+    fn names<'room>(&self, room: &'room mut [Name; NAMES]) -> &'room [Name] {
+        let mut count = 0;
+        let mut next = next_line(&self.text, start_of_head(&self.text));
+        while let Some(at) = next
+            && !matches!(self.text[at..], [] | [b'\r' | b'\n', ..])
+            && let Some(free) = room.get_mut(count)
+        {
+            let Some(length) = find(b':', &self.text[at..]) else {
+                break;
+            };
+            let short = |n: usize| u16::try_from(n).expect("what is noted is shorter than 64 KiB");
+            *free = Name {
+                at: short(at),
+                length: short(length),
+            };
+            count += 1;
+            next = next_line(&self.text, at + length);
         }
-        None
+        &room[..count]
+    }
+
+    /// Whether `name` is what `line` begins with, in lower case. It is as long.
+    fn is(&self, name: &Name, line: &[u8]) -> bool {
+        let noted = &self.text[usize::from(name.at)..];
+        let length = usize::from(name.length);
+        let mut at = 0;
+        while at < length {
+            let (Some(ours), Some(theirs)) = (line[at..].first_chunk(), noted[at..].first_chunk())
+            else {
+                return line[at..length] == *noted[at..length].to_ascii_lowercase();
+            };
+            let difference = u64::from_le_bytes(*ours) ^ lower_case(u64::from_le_bytes(*theirs));
+            // Of the last word only what belongs to the name counts; the first byte is the lowest.
+            let beyond = 8 * (at + 8).saturating_sub(length);
+            if difference << beyond != 0 {
+                return false;
+            }
+            at += 8;
+        }
+        true
     }
 }
 
-/// Whether a noted line has the name that `line` begins with, which is in lower case.
-fn begins_with(noted: &[u8], line: &[u8], length: usize) -> bool {
-    if noted.get(length) != Some(&b':') {
-        return false;
-    }
-    let mut at = 0;
-    while at < length {
-        let (Some(ours), Some(theirs)) = (line[at..].first_chunk(), noted[at..].first_chunk())
-        else {
-            return line[at..length] == *noted[at..length].to_ascii_lowercase();
-        };
-        let difference = u64::from_le_bytes(*ours) ^ lower_case(u64::from_le_bytes(*theirs));
-        // Of the last word only what belongs to the name counts; the first byte is the lowest.
-        let beyond = 8 * (at + 8).saturating_sub(length);
-        if difference << beyond != 0 {
-            return false;
-        }
-        at += 8;
-    }
-    true
+/// Where a name stands in what was noted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Name {
+    at: u16,
+    length: u16,
 }
 
 /// Eight bytes with their ASCII letters in lower case.

@@ -33,6 +33,9 @@ pub struct Stream {
 pub struct Socket {
     stream: RefCell<TcpStream>,
     peer_closed: Cell<bool>,
+    /// The reading task is registered to be woken by the next event: until there is one, a further
+    /// attempt to read would find nothing and change nothing.
+    awaits_event: Cell<bool>,
     /// The names of the message that comes in.
     incoming: RefCell<WireNames>,
     /// The names for the head that goes out next.
@@ -57,6 +60,7 @@ impl Stream {
         let socket = Rc::new(Socket {
             stream: RefCell::new(stream),
             peer_closed: Cell::new(false),
+            awaits_event: Cell::new(false),
             incoming: RefCell::default(),
             outgoing: RefCell::default(),
             head_follows: Cell::new(false),
@@ -103,9 +107,27 @@ impl Socket {
         source.incoming.swap(&self.outgoing);
     }
 
-    /// Ready when something has come in, or may have.
+    /// Ready when something has come in, or may have. To be polled by the task that reads.
     pub fn poll_peer_speaks(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.stream.borrow().poll_read_ready(cx).map(|_| ())
+        if self.knows_silence() {
+            return Poll::Pending;
+        }
+        let ready = self.stream.borrow().poll_read_ready(cx).map(|_| ());
+        self.awaits_event.set(ready.is_pending());
+        ready
+    }
+
+    /// Whether nothing has come in since the reading task was registered.
+    ///
+    /// hyper tries to read several times in each exchange. Asking the runtime each time costs a
+    /// lock and a waker; this is one look at an atomic.
+    fn knows_silence(&self) -> bool {
+        self.awaits_event.get()
+            && self
+                .stream
+                .borrow()
+                .try_io(Interest::READABLE, || Ok(()))
+                .is_err()
     }
 
     /// What the peer has done that nobody has read yet.
@@ -118,6 +140,8 @@ impl Socket {
         let seen = if probe {
             peek()
         } else {
+            // This may take an event away from the reading task, which has then to register again.
+            self.awaits_event.set(false);
             stream.try_io(Interest::READABLE, peek)
         };
         match seen {
@@ -142,9 +166,13 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
         let socket = &self.socket;
+        if socket.knows_silence() {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
         let result = Pin::new(&mut *socket.stream.borrow_mut()).poll_read(cx, buf);
+        socket.awaits_event.set(result.is_pending());
         if matches!(result, Poll::Ready(Ok(()))) {
             let bytes = &buf.filled()[before..];
             if bytes.is_empty() {

@@ -22,6 +22,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, request};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -177,7 +178,7 @@ impl Proxy {
             backend.tally.request();
             client.wait_for_backend(now, timeout);
             lease.conn().socket().send_head_from(client.socket());
-            let failure = match answer_to(client, &mut lease, request).await {
+            let failure = match answered(client, lease.conn().send(request)).await {
                 Ok(response) => break response,
                 Err(Unanswered::Unsent(unsent, _)) if !resent => {
                     // The connection died before it took a byte: any method may be sent again,
@@ -283,19 +284,17 @@ enum Unanswered {
     Failed(hyper::Error),
 }
 
-/// Sends a request and waits for its response's head, as long as the exchange's waits allow.
-async fn answer_to(
+/// Waits for a response's head, as long as the exchange's waits allow.
+async fn answered(
     client: &Conn,
-    lease: &mut BackendLease,
-    request: Request<RequestBody>,
+    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
 ) -> Result<Response<Incoming>, Unanswered> {
-    let mut answer = pin!(lease.conn().send(request));
+    let mut sent = pin!(sent);
     poll_fn(|cx| {
         if let Some(wait) = client.expired() {
             return Poll::Ready(Err(Unanswered::Expired(wait)));
         }
-        answer
-            .as_mut()
+        sent.as_mut()
             .poll(cx)
             .map_err(|mut error| match error.take_message() {
                 Some(unsent) => Unanswered::Unsent(Box::new(unsent), error.into_error()),
