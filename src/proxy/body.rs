@@ -212,7 +212,11 @@ impl Body for RelayBody {
                 relay.break_off(CloseReason::Timeout, &"the backend's timeout")
             )));
         }
-        match Pin::new(&mut relay.incoming).poll_frame(cx) {
+        let polled = match &mut relay.lease {
+            Some(lease) => lease.conn().poll_body(&mut relay.incoming, cx),
+            None => Pin::new(&mut relay.incoming).poll_frame(cx),
+        };
+        match polled {
             Poll::Pending => {
                 if !relay.client.waits_for_backend() {
                     relay.client.wait_for_backend(Instant::now(), relay.timeout);
