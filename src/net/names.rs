@@ -58,33 +58,29 @@ impl WireNames {
     /// Gives the names in the outgoing `head`, which are in lower case, the case they were noted
     /// in; names that were not are capitalised. Stops at the end of the head.
     pub fn restore(&self, head: &mut [u8]) {
-        let mut room = [Name::default(); NAMES];
-        let names = self.names(&mut room);
         // An interim response of ours may stand before the head; it has no header lines.
         let mut next = next_line(head, start_of_head(head));
-        let mut likely = 0;
+        let mut noted = next_line(&self.text, start_of_head(&self.text)).unwrap_or(self.text.len());
+        let mut names = None;
         while let Some(at) = next {
             let line = &mut head[at..];
             if matches!(line, [b'\r' | b'\n', ..]) {
                 return;
             }
+            // Lines mostly go out as they came, in their order.
+            if let Some(length) = self.restore_same(noted, line) {
+                noted += length;
+                next = Some(at + length);
+                continue;
+            }
             let Some(length) = find(b':', line) else {
                 return;
             };
-            // Names mostly go out in the order they came: the first one looked at is the one. A
-            // name that was repeated is found behind where it was found before.
-            let (before, after) = names.split_at(likely);
-            let fits = |name: &Name| usize::from(name.length) == length && self.is(name, line);
-            let found = after
-                .iter()
-                .position(fits)
-                .map(|found| likely + found)
-                .or_else(|| before.iter().position(fits));
-            match found {
+            let names = names.get_or_insert_with(|| self.names());
+            match names.find(&self.text, noted, line, length) {
                 Some(found) => {
-                    let noted = usize::from(names[found].at);
-                    line[..length].copy_from_slice(&self.text[noted..noted + length]);
-                    likely = found + 1;
+                    line[..length].copy_from_slice(&self.text[found..found + length]);
+                    noted = next_line(&self.text, found + length).unwrap_or(self.text.len());
                 }
                 None => capitalise(&mut line[..length]),
             }
@@ -92,55 +88,94 @@ impl WireNames {
         }
     }
 
+    /// If `line` is the one noted at `noted` but for the case of its name: restores that, and says
+    /// how long the line is.
+    fn restore_same(&self, noted: usize, line: &mut [u8]) -> Option<usize> {
+        let text = &self.text[noted..];
+        let name = find(b':', text)?;
+        if line.get(name) != Some(&b':') || !is_lower_case_of(line, text, name) {
+            return None;
+        }
+        let end = next_line(text, name)?;
+        (line.get(name..end)? == &text[name..end]).then(|| {
+            line[..name].copy_from_slice(&text[..name]);
+            end
+        })
+    }
+
     /// Where the names stand, in their order.
-    fn names<'room>(&self, room: &'room mut [Name; NAMES]) -> &'room [Name] {
-        let mut count = 0;
+    fn names(&self) -> Names {
+        let mut names = Names {
+            list: [Name::default(); NAMES],
+            count: 0,
+        };
         let mut next = next_line(&self.text, start_of_head(&self.text));
         while let Some(at) = next
             && !matches!(self.text[at..], [] | [b'\r' | b'\n', ..])
-            && let Some(free) = room.get_mut(count)
+            && let Some(free) = names.list.get_mut(names.count)
+            && let Some(length) = find(b':', &self.text[at..])
         {
-            let Some(length) = find(b':', &self.text[at..]) else {
-                break;
-            };
             let short = |n: usize| u16::try_from(n).expect("what is noted is shorter than 64 KiB");
             *free = Name {
                 at: short(at),
                 length: short(length),
             };
-            count += 1;
+            names.count += 1;
             next = next_line(&self.text, at + length);
         }
-        &room[..count]
-    }
-
-    /// Whether `name` is what `line` begins with, in lower case. It is as long.
-    fn is(&self, name: &Name, line: &[u8]) -> bool {
-        let noted = &self.text[usize::from(name.at)..];
-        let length = usize::from(name.length);
-        let mut at = 0;
-        while at < length {
-            let (Some(ours), Some(theirs)) = (line[at..].first_chunk(), noted[at..].first_chunk())
-            else {
-                return line[at..length] == *noted[at..length].to_ascii_lowercase();
-            };
-            let difference = u64::from_le_bytes(*ours) ^ lower_case(u64::from_le_bytes(*theirs));
-            // Of the last word only what belongs to the name counts; the first byte is the lowest.
-            let beyond = 8 * (at + 8).saturating_sub(length);
-            if difference << beyond != 0 {
-                return false;
-            }
-            at += 8;
-        }
-        true
+        names
     }
 }
 
-/// Where a name stands in what was noted.
-#[derive(Clone, Copy, Debug, Default)]
+/// Where the names of a noted head stand.
+struct Names {
+    list: [Name; NAMES],
+    count: usize,
+}
+
+#[derive(Clone, Copy, Default)]
 struct Name {
     at: u16,
     length: u16,
+}
+
+impl Names {
+    /// Where the name of `length` that `line` begins with stands in `text`: the first from `likely`
+    /// on, or else the first of all. A name that was repeated is found behind where it was found
+    /// before.
+    fn find(&self, text: &[u8], likely: usize, line: &[u8], length: usize) -> Option<usize> {
+        let mut first = None;
+        for name in &self.list[..self.count] {
+            let at = usize::from(name.at);
+            if usize::from(name.length) == length && is_lower_case_of(line, &text[at..], length) {
+                if at >= likely {
+                    return Some(at);
+                }
+                first = first.or(Some(at));
+            }
+        }
+        first
+    }
+}
+
+/// Whether the first `length` bytes of `lower` are those of `text` in lower case.
+fn is_lower_case_of(lower: &[u8], text: &[u8], length: usize) -> bool {
+    let mut at = 0;
+    while at < length {
+        let (Some(ours), Some(theirs)) = (lower[at..].first_chunk(), text[at..].first_chunk())
+        else {
+            let mut pairs = lower[at..length].iter().zip(&text[at..length]);
+            return pairs.all(|(lower, byte)| *lower == byte.to_ascii_lowercase());
+        };
+        let difference = u64::from_le_bytes(*ours) ^ lower_case(u64::from_le_bytes(*theirs));
+        // Of the last word only what belongs to the name counts; the first byte is the lowest.
+        let beyond = 8 * (at + 8).saturating_sub(length);
+        if difference << beyond != 0 {
+            return false;
+        }
+        at += 8;
+    }
+    true
 }
 
 /// Eight bytes with their ASCII letters in lower case.
