@@ -145,8 +145,11 @@ impl Conn {
     pub fn begin_exchange(&self) {
         self.phase.set(Phase::Exchange);
         self.exchanges.set(self.exchanges.get().saturating_add(1));
-        self.waits[Wait::NextRequest as usize].set(None);
-        self.waits[Wait::RequestHead as usize].set(None);
+        // Nothing of the exchange before counts in this one.
+        for wait in &self.waits {
+            wait.set(None);
+        }
+        self.expired.set(None);
         self.line.set(RequestLine::Blank);
         self.write_blocked.set(false);
         self.until_close.set(false);
