@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::answer;
@@ -113,7 +113,7 @@ async fn close(stream: TcpStream, conn: &Conn, ended: Ended) {
     let client = conn.address();
     match ended {
         Ended::Finished if conn.has_client_closed() => {}
-        Ended::Finished => net::linger(stream, LINGER).await,
+        Ended::Finished => linger(stream, conn, LINGER).await,
         Ended::Broken => {
             if conn.needs_reset() {
                 net::reset_on_close(&stream);
@@ -121,7 +121,7 @@ async fn close(stream: TcpStream, conn: &Conn, ended: Ended) {
         }
         Ended::Unreadable(status) => {
             info!(%client, status = status.as_u16(), reason = "the request could not be read", "request refused");
-            answer_and_linger(stream, status, answer::unreadable(status), LINGER).await;
+            answer_and_linger(stream, conn, status, answer::unreadable(status), LINGER).await;
         }
         Ended::Expired(Wait::NextRequest) => {
             debug!(%client, "idle for too long");
@@ -132,7 +132,7 @@ async fn close(stream: TcpStream, conn: &Conn, ended: Ended) {
             let status = StatusCode::REQUEST_TIMEOUT;
             info!(%client, status = status.as_u16(), reason = "the request's head did not come in time", "request refused");
             let reason = "The request's head did not come in time.";
-            answer_and_linger(stream, status, reason, LINGER_SHORT).await;
+            answer_and_linger(stream, conn, status, reason, LINGER_SHORT).await;
         }
         Ended::Expired(Wait::RequestHead) => net::linger(stream, LINGER_SHORT).await,
         Ended::Expired(Wait::ClientWrite) => {
@@ -151,12 +151,29 @@ async fn close(stream: TcpStream, conn: &Conn, ended: Ended) {
 
 async fn answer_and_linger(
     mut stream: TcpStream,
+    conn: &Conn,
     status: StatusCode,
     reason: &str,
     bound: Duration,
 ) {
     let bytes = answer::raw(status, reason);
     if let Ok(Ok(())) = timeout(LINGER_SHORT, stream.write_all(&bytes)).await {
-        net::linger(stream, bound).await;
+        linger(stream, conn, bound).await;
+    }
+}
+
+/// Lingers for `bound`; not for long any more once the proxy is shutting down.
+async fn linger(stream: TcpStream, conn: &Conn, bound: Duration) {
+    let draining = poll_fn(|cx| {
+        conn.wakes(cx.waker());
+        if conn.is_draining() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    tokio::select! {
+        () = net::linger(stream, bound) => {}
+        () = async { draining.await; sleep(LINGER_SHORT).await } => {}
     }
 }

@@ -139,7 +139,6 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-#[ignore = "fails for now"]
 fn a_client_that_stays_after_its_last_response_does_not_hold_up_the_end() {
     let gate = Gate::new();
     let backend = gated(&gate);
@@ -249,7 +248,6 @@ fn under_load_no_request_on_a_kept_connection_is_lost_at_the_end() {
 }
 
 #[test]
-#[ignore = "fails for now"]
 fn a_client_that_sends_for_ever_after_its_refusal_does_not_hold_up_the_end() {
     let backend = Backend::answering(OK);
     let mut program = Program::start(
