@@ -14,6 +14,10 @@ use super::Settings;
 use crate::alarm::{Alarm, Alarms};
 use crate::net::ClientAddr;
 
+/// How long an idle client has, once the proxy is shutting down, for a request that is under way:
+/// closing on it would lose it, and some clients do not send it again. More than most round trips.
+const LAST_CHANCE: Duration = Duration::from_millis(100);
+
 /// One client connection, shared by its socket, its exchange and the bodies in flight.
 pub struct Conn {
     address: ClientAddr,
@@ -210,10 +214,19 @@ impl Conn {
         self.draining.get()
     }
 
-    /// Asks for the end: at once if idle, else after the current exchange.
+    /// Asks for the end: after the current exchange, or else when no request comes any more.
     pub fn drain(&self) {
         self.draining.set(true);
+        if let Some(until) = self.waits[Wait::NextRequest as usize].get() {
+            let end = Instant::now() + LAST_CHANCE;
+            self.wait(Wait::NextRequest, Some(until.min(end)));
+        }
         self.alarm.wake();
+    }
+
+    /// Whether the next request was waited for in vain.
+    pub(super) fn is_idle_time_over(&self) -> bool {
+        self.phase.get() == Phase::Idle && self.waits[Wait::NextRequest as usize].get().is_none()
     }
 
     pub(super) fn wakes(&self, waker: &Waker) {
@@ -306,10 +319,11 @@ impl Conn {
         };
         self.phase.set(Phase::Idle);
         self.waits[Wait::RequestBody as usize].set(None);
-        self.wait(
-            Wait::NextRequest,
-            Some(now + self.settings.keep_alive.timeout),
-        );
+        let mut idle = self.settings.keep_alive.timeout;
+        if self.draining.get() {
+            idle = idle.min(LAST_CHANCE);
+        }
+        self.wait(Wait::NextRequest, Some(now + idle));
     }
 
     /// Whether what is written now answers no exchange: the HTTP library's own answer to what it

@@ -29,7 +29,7 @@ use crate::net;
 /// discarded. Source: Apache httpd 2.4, `MAX_SECS_TO_LINGER`.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// The same after an idle client was cut off, or while shutting down. Source: Apache httpd 2.4,
+/// The same after an idle client was cut off, and while shutting down. Source: Apache httpd 2.4,
 /// event MPM, short lingering close.
 const LINGER_SHORT: Duration = Duration::from_secs(2);
 
@@ -43,8 +43,6 @@ enum Ended {
     Unreadable(StatusCode),
     /// A wait of the connection itself lasted too long.
     Expired(Wait),
-    /// Idle while shutting down.
-    Drained,
 }
 
 /// Serves the requests of one client, each answered by `exchange`, until the connection ends.
@@ -63,23 +61,25 @@ where
     let ended = poll_fn(|cx| {
         conn.wakes(cx.waker());
         match conn.take_expired() {
-            None => {}
-            Some(wait @ (Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite)) => {
+            // A request that has come by now is still read: see below.
+            None | Some(Wait::NextRequest) => {}
+            Some(wait @ (Wait::RequestHead | Wait::ClientWrite)) => {
                 return Poll::Ready(Ended::Expired(wait));
             }
             // The exchange knows how to answer.
             Some(wait @ (Wait::RequestBody | Wait::Backend)) => conn.expire(wait),
         }
-        if conn.is_draining() && conn.phase() == Phase::Idle {
-            return Poll::Ready(Ended::Drained);
-        }
-        Pin::new(&mut http).poll(cx).map(|result| match result {
-            Ok(()) => Ended::Finished,
-            Err(error) => {
+        match Pin::new(&mut http).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ended::Finished),
+            Poll::Ready(Err(error)) => {
                 debug!(client = %conn.address(), %error, "client connection ended");
-                unreadable(&conn, &error).map_or(Ended::Broken, Ended::Unreadable)
+                Poll::Ready(unreadable(&conn, &error).map_or(Ended::Broken, Ended::Unreadable))
             }
-        })
+            Poll::Pending if conn.is_idle_time_over() => {
+                Poll::Ready(Ended::Expired(Wait::NextRequest))
+            }
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await;
     let stream = http.into_parts().io.into_inner().into_inner();
@@ -141,10 +141,6 @@ async fn close(stream: TcpStream, conn: &Conn, ended: Ended) {
         }
         Ended::Expired(Wait::RequestBody | Wait::Backend) => {
             unreachable!("these waits end in their exchange")
-        }
-        Ended::Drained => {
-            // What has come meanwhile is not answered; it may be sent again elsewhere.
-            net::linger(stream, LINGER_SHORT).await;
         }
     }
 }
