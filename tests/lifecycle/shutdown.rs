@@ -75,6 +75,16 @@ fn a_signal_closes_what_is_idle_and_finishes_what_is_in_flight() {
 }
 
 #[test]
+fn a_signal_is_heard_as_soon_as_the_log_says_where_the_proxy_listens() {
+    let backend = Backend::answering(OK);
+    for _ in 0..10 {
+        let mut program = Program::start(backend.addr, "");
+        program.signal(Signal::TERM);
+        assert_eq!(program.exit_code(SOON), 0);
+    }
+}
+
+#[test]
 fn idle_backend_connections_are_closed_while_requests_are_still_in_flight() {
     let gate = Gate::new();
     let backend = gated(&gate);
