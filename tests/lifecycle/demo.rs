@@ -94,7 +94,6 @@ fn the_demo_shows_few_connections_pooled_and_one_a_request_short() {
 }
 
 #[test]
-#[ignore = "fails for now"]
 fn on_a_screen_of_80_by_24_the_demo_shows_its_first_figures_without_scrolling() {
     let shown = text(&demo().stdout);
     let first = shown
