@@ -14,7 +14,7 @@ use crate::net;
 ///
 /// Two more things it does: an answer that hyper makes by itself (to a request it cannot read) is
 /// withheld, so that ours can be sent in its place; and it is never shut down here, since how a
-/// connection ends is decided by [`super::serve`].
+/// connection ends is decided by [`super::serve()`].
 pub(super) struct Watched<S> {
     stream: S,
     conn: Rc<Conn>,

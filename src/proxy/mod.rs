@@ -1,7 +1,7 @@
 //! One exchange, from a client's request to its response: the spine, to be read top to bottom.
 //!
 //! Everything here belongs to one worker's thread. It decides little by itself: the rules are in
-//! [`headers`], [`failure`], [`crate::route`], [`crate::balance`] and the pool's state.
+//! `headers`, `failure`, [`crate::route`], [`crate::balance`] and the pool's state.
 
 mod body;
 mod failure;
