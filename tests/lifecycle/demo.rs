@@ -2,13 +2,20 @@
 
 use std::net::TcpListener;
 use std::process::Output;
+use std::sync::OnceLock;
 
 use crate::program::warmline;
 use crate::support::{free_port, local};
 
+/// One run of the demo, for all who look at it.
+fn demo() -> &'static Output {
+    static RUN: OnceLock<Output> = OnceLock::new();
+    RUN.get_or_init(run)
+}
+
 /// Runs the demo for three seconds on a pair of ports that are free, trying others when one was
 /// lost in between.
-fn demo() -> Output {
+fn run() -> Output {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..5 {
         let port = free_pair();

@@ -180,10 +180,18 @@ fn clients_in_the_accept_queue_at_the_signal_are_answered() {
     }
     program.signal(Signal::TERM);
     program.signal(Signal::CONT);
+    assert_all_answered(&mut program, clients);
+}
+
+/// Each gets its response and then a FIN: announced, where the response came after the signal was
+/// heard.
+fn assert_all_answered(program: &mut Program, mut clients: Vec<Client>) {
     for client in &mut clients {
         let response = client.response();
         assert_eq!(response.status, 200);
-        assert_eq!(response.ended, Ended::Fin, "{}", response.head);
+        if response.ended == Ended::KeptOpen {
+            assert_eq!(client.end_within(SOON), Ended::Fin);
+        }
     }
     drop(clients);
     assert_eq!(program.exit_code(SOON), 0);
@@ -217,12 +225,7 @@ fn a_request_that_has_arrived_on_a_kept_connection_at_the_signal_is_answered() {
     }
     program.signal(Signal::TERM);
     program.signal(Signal::CONT);
-    for client in &mut clients {
-        let response = client.response();
-        assert_eq!((response.status, response.ended), (200, Ended::Fin));
-    }
-    drop(clients);
-    assert_eq!(program.exit_code(SOON), 0);
+    assert_all_answered(&mut program, clients);
 }
 
 #[test]
