@@ -118,7 +118,20 @@ async fn accept(listener: TcpListener, door: Rc<Door>, mut stop: watch::Receiver
                 Ok((stream, address)) => door.admit(stream, ClientAddr(address)),
                 Err(error) => refuse(&error).await,
             },
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    // Not all of them may have been announced to the event loop yet, and closing the listener
+    // would reset the rest.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, address)) = listener.accept() {
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            match stream {
+                Ok(stream) => door.admit(stream, ClientAddr(address)),
+                Err(error) => warn!(%error, "cannot serve a client that was accepted"),
+            }
         }
     }
 }
@@ -173,7 +186,7 @@ impl Door {
         }
     }
 
-    /// Lets requests in flight finish, for at most `bound`; everything idle is closed at once.
+    /// Lets requests in flight finish, for at most `bound`; what is idle is closed.
     async fn drain(&self, bound: Duration) {
         self.clients.draining.set(true);
         self.proxy.drain();

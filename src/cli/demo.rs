@@ -217,22 +217,23 @@ fn ratio(count: u64, of: f64) -> f64 {
 }
 
 fn introduction(args: &DemoArgs, arms: &[Arm]) -> String {
-    let mut lines = vec!["Two proxies in front of the same two backends:".to_owned()];
+    let twice = "The same proxy twice, in two modes, in front of the same two backends:\n";
+    let mut lines = vec![twice.to_owned()];
     for arm in arms {
         let (address, name) = (arm.proxy.addresses()[0], arm.name);
         let what = match name {
-            "pooled" => "keeps its connections to them",
-            _ => "opens one for each request",
+            "pooled" => "keeps connections and uses them again",
+            _ => "opens a new connection for every request",
         };
-        lines.push(format!("  http://{address}  {name:<6}  {what}"));
+        lines.push(format!("  {name:<6}  http://{address}  {what}"));
     }
     lines.push(if args.no_load {
-        "No load of its own (--no-load): send requests to both.".to_owned()
+        "\nSend requests to both (--no-load: there are no others). Ctrl-C ends the demo.".to_owned()
     } else {
         let rate = args.rate;
-        format!("Each gets {rate} requests a second from {CLIENTS} clients (--rate N, --no-load).")
+        format!("\nEach gets {rate} requests a second (--rate N, --no-load). Ctrl-C ends the demo.")
     });
-    lines.push("Ctrl-C ends it.\n\n".to_owned());
+    lines.push("\n".to_owned());
     lines.join("\n")
 }
 

@@ -45,8 +45,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    announce(&server, &settings);
-    stop::serve_until_told(server)
+    stop::serve_until_told(server, |server| announce(server, &settings))
 }
 
 /// Logs to standard error, in colour if a person is looking.

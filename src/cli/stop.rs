@@ -39,19 +39,22 @@ impl Stop {
 
 /// Waits for a signal, then for the requests in flight. Exit code 0 for a graceful end, 1 for one
 /// that was cut short by a second signal, or when all workers ended by themselves.
-pub(super) fn serve_until_told(server: Server) -> ExitCode {
+///
+/// Calls `announce` once signals are listened for: whoever is told that the proxy runs may end it.
+pub(super) fn serve_until_told(server: Server, announce: impl FnOnce(&Server)) -> ExitCode {
     let waited = Builder::new_current_thread()
         .enable_all()
         .build()
-        .and_then(|runtime| runtime.block_on(wait(server)));
+        .and_then(|runtime| runtime.block_on(wait(server, announce)));
     waited.unwrap_or_else(|error| {
         error!(%error, "cannot listen for signals");
         ExitCode::FAILURE
     })
 }
 
-async fn wait(server: Server) -> io::Result<ExitCode> {
+async fn wait(server: Server, announce: impl FnOnce(&Server)) -> io::Result<ExitCode> {
     let mut stop = Stop::listen()?;
+    announce(&server);
     let stopper = server.stopper();
     let (ended, mut all_ended) = oneshot::channel();
     thread::Builder::new()

@@ -14,6 +14,10 @@ use super::Settings;
 use crate::alarm::{Alarm, Alarms};
 use crate::net::{ClientAddr, Socket};
 
+/// How long an idle client has, once the proxy is shutting down, for a request that is under way:
+/// closing on it would lose it, and some clients do not send it again. More than most round trips.
+const LAST_CHANCE: Duration = Duration::from_millis(100);
+
 /// One client connection, shared by its socket, its exchange and the bodies in flight.
 pub struct Conn {
     address: ClientAddr,
@@ -174,11 +178,13 @@ impl Conn {
     pub fn begin_exchange(&self, with_body: bool) {
         self.watched.set(!with_body);
         self.body_fault.set(None);
-        self.expired.set(None);
         self.phase.set(Phase::Exchange);
         self.exchanges.set(self.exchanges.get().saturating_add(1));
-        self.waits[Wait::NextRequest as usize].set(None);
-        self.waits[Wait::RequestHead as usize].set(None);
+        // Nothing of the exchange before counts in this one.
+        for wait in &self.waits {
+            wait.set(None);
+        }
+        self.expired.set(None);
         self.line.set(RequestLine::Blank);
         self.write_blocked.set(false);
         self.until_close.set(false);
@@ -254,9 +260,13 @@ impl Conn {
         self.draining.get()
     }
 
-    /// Asks for the end: at once if idle, else after the current exchange.
+    /// Asks for the end: after the current exchange, or else when no request comes any more.
     pub fn drain(&self) {
         self.draining.set(true);
+        if let Some(until) = self.waits[Wait::NextRequest as usize].get() {
+            let end = Instant::now() + LAST_CHANCE;
+            self.wait(Wait::NextRequest, Some(until.min(end)));
+        }
         self.alarm.wake();
     }
 
@@ -267,6 +277,11 @@ impl Conn {
     /// The client has sent more than the request that is being answered.
     pub(super) fn client_spoke(&self) {
         self.watched.set(false);
+    }
+
+    /// Whether the next request was waited for in vain.
+    pub(super) fn is_idle_time_over(&self) -> bool {
+        self.phase.get() == Phase::Idle && self.waits[Wait::NextRequest as usize].get().is_none()
     }
 
     pub(super) fn wakes(&self, waker: &Waker) {
@@ -359,10 +374,11 @@ impl Conn {
         };
         self.phase.set(Phase::Idle);
         self.waits[Wait::RequestBody as usize].set(None);
-        self.wait(
-            Wait::NextRequest,
-            Some(now + self.settings.keep_alive.timeout),
-        );
+        let mut idle = self.settings.keep_alive.timeout;
+        if self.draining.get() {
+            idle = idle.min(LAST_CHANCE);
+        }
+        self.wait(Wait::NextRequest, Some(now + idle));
     }
 
     /// Whether what is written now answers no exchange: the HTTP library's own answer to what it

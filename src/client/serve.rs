@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::answer;
@@ -28,7 +28,7 @@ use crate::net::{self, Peer, Stream};
 /// discarded. Source: Apache httpd 2.4, `MAX_SECS_TO_LINGER`.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// The same after an idle client was cut off, or while shutting down. Source: Apache httpd 2.4,
+/// The same after an idle client was cut off, and while shutting down. Source: Apache httpd 2.4,
 /// event MPM, short lingering close.
 const LINGER_SHORT: Duration = Duration::from_secs(2);
 
@@ -42,8 +42,6 @@ enum Ended {
     Unreadable(StatusCode),
     /// A wait of the connection itself lasted too long.
     Expired(Wait),
-    /// Idle while shutting down.
-    Drained,
 }
 
 /// Serves the requests of one client, each answered by `exchange`, until the connection ends.
@@ -62,15 +60,13 @@ where
     let ended = poll_fn(|cx| {
         conn.wakes(cx.waker());
         match conn.take_expired() {
-            None => {}
-            Some(wait @ (Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite)) => {
+            // A request that has come by now is still read: see below.
+            None | Some(Wait::NextRequest) => {}
+            Some(wait @ (Wait::RequestHead | Wait::ClientWrite)) => {
                 return Poll::Ready(Ended::Expired(wait));
             }
             // The exchange knows how to answer.
             Some(wait @ (Wait::RequestBody | Wait::Backend)) => conn.expire(wait),
-        }
-        if conn.is_draining() && conn.phase() == Phase::Idle {
-            return Poll::Ready(Ended::Drained);
         }
         if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
             return Poll::Ready(match result {
@@ -80,6 +76,9 @@ where
                     unreadable(&conn, &error).map_or(Ended::Broken, Ended::Unreadable)
                 }
             });
+        }
+        if conn.is_idle_time_over() {
+            return Poll::Ready(Ended::Expired(Wait::NextRequest));
         }
         if has_client_gone(&conn, cx) {
             debug!(client = %conn.address(), "the client closed before its response was there");
@@ -133,8 +132,7 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended) {
     let client = conn.address();
     match ended {
         Ended::Finished if conn.has_client_closed() => {}
-        Ended::Finished if conn.is_draining() => net::linger(stream, LINGER_SHORT).await,
-        Ended::Finished => net::linger(stream, LINGER).await,
+        Ended::Finished => linger(stream, conn, LINGER).await,
         Ended::Broken => {
             if conn.needs_reset() {
                 conn.socket().reset_on_close();
@@ -142,7 +140,7 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended) {
         }
         Ended::Unreadable(status) => {
             info!(%client, status = status.as_u16(), reason = "the request could not be read", "request refused");
-            answer_and_linger(stream, status, answer::unreadable(status), LINGER).await;
+            answer_and_linger(stream, conn, status, answer::unreadable(status), LINGER).await;
         }
         Ended::Expired(Wait::NextRequest) => {
             debug!(%client, "idle for too long");
@@ -153,7 +151,7 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended) {
             let status = StatusCode::REQUEST_TIMEOUT;
             info!(%client, status = status.as_u16(), reason = "the request's head did not come in time", "request refused");
             let reason = "The request's head did not come in time.";
-            answer_and_linger(stream, status, reason, LINGER_SHORT).await;
+            answer_and_linger(stream, conn, status, reason, LINGER_SHORT).await;
         }
         Ended::Expired(Wait::RequestHead) => net::linger(stream, LINGER_SHORT).await,
         Ended::Expired(Wait::ClientWrite) => {
@@ -163,16 +161,34 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended) {
         Ended::Expired(Wait::RequestBody | Wait::Backend) => {
             unreachable!("these waits end in their exchange")
         }
-        Ended::Drained => {
-            // What has come meanwhile is not answered; it may be sent again elsewhere.
-            net::linger(stream, LINGER_SHORT).await;
-        }
     }
 }
 
-async fn answer_and_linger(mut stream: Stream, status: StatusCode, reason: &str, bound: Duration) {
+async fn answer_and_linger(
+    mut stream: Stream,
+    conn: &Conn,
+    status: StatusCode,
+    reason: &str,
+    bound: Duration,
+) {
     let bytes = answer::raw(status, reason);
     if let Ok(Ok(())) = timeout(LINGER_SHORT, stream.write_all(&bytes)).await {
-        net::linger(stream, bound).await;
+        linger(stream, conn, bound).await;
+    }
+}
+
+/// Lingers for `bound`; not for long any more once the proxy is shutting down.
+async fn linger(stream: Stream, conn: &Conn, bound: Duration) {
+    let draining = poll_fn(|cx| {
+        conn.wakes(cx.waker());
+        if conn.is_draining() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    tokio::select! {
+        () = net::linger(stream, bound) => {}
+        () = async { draining.await; sleep(LINGER_SHORT).await } => {}
     }
 }

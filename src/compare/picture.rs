@@ -21,7 +21,7 @@ const TIME_WAIT_SECONDS: u32 = 61;
 /// The figures of one arm at one moment, all counted from the start of the demo.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ArmFigures {
-    /// The arm: `short` or `pooled`.
+    /// The arm: `pooled` or `short`.
     pub name: String,
     /// Requests answered.
     pub requests: u64,
@@ -77,36 +77,23 @@ impl Picture {
         Picture { scene, frames: 0 }
     }
 
-    /// What one is about to see, in words, and what the kernel's settings are.
+    /// What the figures mean. Short, so that the first ones are seen on a screen of 24 lines.
     pub fn header(&self) -> String {
         let full_bar = grouped(self.scene.full_bar);
         let source = self.scene.source;
-        let mut text = format!(
+        format!(
             "\
-Two arms of one proxy, side by side, with the same requests at the same rate.
-They differ in one setting, keep_alive towards the backends:
-
-  short   off: every request gets a new connection, closed after the response
-  pooled  on:  connections are kept open and used again
-
-Whoever closes a TCP connection first is left with a socket in TIME_WAIT for
-60 s. It serves nobody any more, but takes memory and, at the end that had
-connected, a port. No program owns it; the kernel lists it, and there it is
-counted ({source}).
+When a TCP connection ends, the side that closed first keeps its socket for
+60 s more, in the state TIME_WAIT. It serves nobody, but takes memory and, on
+the side that had connected, a port. The kernel counts them ({source}):
 
   requests     answered since the start, and in the last second
-  connections  to the backends: opened since the start; open now; reused is the
-               share of requests on a connection that had served before
-  TIME_WAIT    sockets left at the proxy's end and at the backend's end,
-               # shows both together; a full bar is {full_bar}
+  connections  to the backends: opened since the start; open now;
+               reused: the share of requests that needed no new one
+  TIME_WAIT    sockets at the proxy's end and at the backends' end;
+               # shows both together, a full bar is {full_bar}
 "
-        );
-        if let Some(sysctls) = self.scene.sysctls {
-            text.push_str("\nKernel settings:\n  ");
-            text.push_str(&sysctls.to_string().replace(", ", "\n  "));
-            text.push('\n');
-        }
-        text
+        )
     }
 
     /// The arms at `elapsed` since the start, a line each; from time to time the titles above.
@@ -122,7 +109,7 @@ counted ({source}).
             );
             let titles = format!(
                 "{:>6}  {:name_width$} {:>7} {:>4} {:>8} {:>5} {:>7} {:>7} {:>8}\n",
-                "time", "arm", "total", "/s", "opened", "open", "reused", "proxy", "backend",
+                "time", "mode", "total", "/s", "opened", "open", "reused", "proxy", "backend",
             );
             text += &groups;
             text += &titles;
@@ -167,7 +154,7 @@ counted ({source}).
             )
         };
         let mut paragraphs = vec![
-            format!("\nAfter {seconds} s with the same load on both arms:\n"),
+            format!("\nAfter {seconds} s with the same load on both:\n"),
             arms.iter().map(sentence).collect(),
         ];
         if seconds > u64::from(TIME_WAIT_SECONDS) {
@@ -176,6 +163,7 @@ counted ({source}).
         }
         paragraphs.extend(connects_compared(arms));
         paragraphs.extend(self.scene.sysctls.and_then(port_limit));
+        paragraphs.extend(self.scene.sysctls.map(settings));
         paragraphs.join("\n")
     }
 
@@ -220,12 +208,18 @@ fn port_limit(sysctls: Sysctls) -> Option<String> {
     }
     let ports = sysctls.port_range.ports();
     Some(format!(
-        "At the proxy's end each TIME_WAIT socket holds one of {} ports for a\n\
-         minute: beyond {} requests a second to one backend address on another\n\
-         machine, a connection for every request finds no port any more.\n",
+        "Where it is the proxy that closes first, each of these sockets holds one of its\n\
+         {} ports for a minute: beyond {} requests a second to one backend address\n\
+         on another machine, no port is left for a new connection.\n",
         grouped(u64::from(ports)),
         grouped(u64::from(ports / TIME_WAIT_SECONDS)),
     ))
+}
+
+/// The kernel's settings, without which the figures say little.
+fn settings(sysctls: Sysctls) -> String {
+    let list = sysctls.to_string().replace(", ", "\n  ");
+    format!("Kernel settings:\n  {list}\n")
 }
 
 /// `part / whole`; `None` unless both are there.
@@ -303,32 +297,20 @@ mod tests {
     }
 
     #[test]
-    fn the_header_explains_every_word_of_the_table() {
+    fn the_header_explains_every_title_of_the_table() {
         let text = Picture::new(scene()).header();
         assert_eq!(
             text,
             "\
-Two arms of one proxy, side by side, with the same requests at the same rate.
-They differ in one setting, keep_alive towards the backends:
-
-  short   off: every request gets a new connection, closed after the response
-  pooled  on:  connections are kept open and used again
-
-Whoever closes a TCP connection first is left with a socket in TIME_WAIT for
-60 s. It serves nobody any more, but takes memory and, at the end that had
-connected, a port. No program owns it; the kernel lists it, and there it is
-counted (netlink sock_diag).
+When a TCP connection ends, the side that closed first keeps its socket for
+60 s more, in the state TIME_WAIT. It serves nobody, but takes memory and, on
+the side that had connected, a port. The kernel counts them (netlink sock_diag):
 
   requests     answered since the start, and in the last second
-  connections  to the backends: opened since the start; open now; reused is the
-               share of requests on a connection that had served before
-  TIME_WAIT    sockets left at the proxy's end and at the backend's end,
-               # shows both together; a full bar is 1,200
-
-Kernel settings:
-  ip_local_port_range 32768-60999 (28232 ports)
-  tcp_tw_reuse 2 (loopback only)
-  tcp_max_tw_buckets 131072
+  connections  to the backends: opened since the start; open now;
+               reused: the share of requests that needed no new one
+  TIME_WAIT    sockets at the proxy's end and at the backends' end;
+               # shows both together, a full bar is 1,200
 "
         );
     }
@@ -338,21 +320,21 @@ Kernel settings:
         let mut picture = Picture::new(scene());
         let mut text = String::new();
         for (at, requests) in [(1, 40), (10, 400), (30, 1200), (45, 1800)] {
-            text += &picture.frame(&[short(requests), pooled(requests)], seconds(at));
+            text += &picture.frame(&[pooled(requests), short(requests)], seconds(at));
         }
         assert_eq!(
             text,
             "
                    requests            connections        TIME_WAIT
-  time  arm      total   /s   opened  open  reused   proxy  backend
-   1 s  short       40   40       40     0    0.0%      40        0  |#
-        pooled      40   40        4     4   90.0%       0        0  |
-  10 s  short      400   40      400     0    0.0%     400        0  |####
-        pooled     400   40        4     4   99.0%       0        0  |
-  30 s  short    1,200   40    1,200     0    0.0%   1,200        0  |##########
-        pooled   1,200   40        4     4   99.6%       0        0  |
-  45 s  short    1,800   40    1,800     0    0.0%   1,800        0  |#########+
-        pooled   1,800   40        4     4   99.7%       0        0  |
+  time  mode     total   /s   opened  open  reused   proxy  backend
+   1 s  pooled      40   40        4     4   90.0%       0        0  |
+        short       40   40       40     0    0.0%      40        0  |#
+  10 s  pooled     400   40        4     4   99.0%       0        0  |
+        short      400   40      400     0    0.0%     400        0  |####
+  30 s  pooled   1,200   40        4     4   99.6%       0        0  |
+        short    1,200   40    1,200     0    0.0%   1,200        0  |##########
+  45 s  pooled   1,800   40        4     4   99.7%       0        0  |
+        short    1,800   40    1,800     0    0.0%   1,800        0  |#########+
 "
         );
     }
@@ -412,22 +394,27 @@ Kernel settings:
 
     #[test]
     fn the_summary_says_in_words_what_came_of_it() {
-        let text = Picture::new(scene()).summary(&[short(1200), pooled(1200)], seconds(30));
+        let text = Picture::new(scene()).summary(&[pooled(1200), short(1200)], seconds(30));
         assert_eq!(
             text,
             "
-After 30 s with the same load on both arms:
+After 30 s with the same load on both:
 
-  short mode opened 1,200 connections for 1,200 requests
-  and left 1,200 TIME_WAIT sockets (1,200 at the proxy, 0 at the backends).
   pooled mode opened 4 connections for 1,200 requests
   and left 0 TIME_WAIT sockets (0 at the proxy, 0 at the backends).
+  short mode opened 1,200 connections for 1,200 requests
+  and left 1,200 TIME_WAIT sockets (1,200 at the proxy, 0 at the backends).
 
 For the same work short opened 300 times as many connections as pooled.
 
-At the proxy's end each TIME_WAIT socket holds one of 28,232 ports for a
-minute: beyond 462 requests a second to one backend address on another
-machine, a connection for every request finds no port any more.
+Where it is the proxy that closes first, each of these sockets holds one of its
+28,232 ports for a minute: beyond 462 requests a second to one backend address
+on another machine, no port is left for a new connection.
+
+Kernel settings:
+  ip_local_port_range 32768-60999 (28232 ports)
+  tcp_tw_reuse 2 (loopback only)
+  tcp_max_tw_buckets 131072
 "
         );
     }
@@ -454,7 +441,7 @@ machine, a connection for every request finds no port any more.
         assert_eq!(
             text,
             "
-After 90 s with the same load on both arms:
+After 90 s with the same load on both:
 
   short mode opened 0 connections for 0 requests
   and left 0 TIME_WAIT sockets (0 at the proxy, 0 at the backends).

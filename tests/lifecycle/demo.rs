@@ -1,0 +1,117 @@
+//! The demo as it is first seen: it runs by itself, ends by itself and shows the difference.
+
+use std::net::TcpListener;
+use std::process::Output;
+use std::sync::OnceLock;
+
+use crate::program::warmline;
+use crate::support::{free_port, local};
+
+/// One run of the demo, for all who look at it.
+fn demo() -> &'static Output {
+    static RUN: OnceLock<Output> = OnceLock::new();
+    RUN.get_or_init(run)
+}
+
+/// Runs the demo for three seconds on a pair of ports that are free, trying others when one was
+/// lost in between.
+fn run() -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..5 {
+        let port = free_pair();
+        let args = ["demo", "--seconds", "3", "--port", &port.to_string()];
+        let output = warmline(dir.path(), &args);
+        if output.status.success() || !text(&output.stderr).contains("cannot listen") {
+            return output;
+        }
+    }
+    panic!("no free pair of ports in five tries");
+}
+
+fn free_pair() -> u16 {
+    loop {
+        let port = free_port();
+        if port < u16::MAX && TcpListener::bind(local(port + 1)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("what the demo says is text")
+}
+
+/// The figures of the last line of an arm: requests, opened, reused, TIME_WAIT here and there.
+#[derive(Debug)]
+struct Line {
+    requests: u64,
+    opened: u64,
+    reused: f64,
+    time_wait: u64,
+}
+
+impl Line {
+    fn last(arm: &str, shown: &str) -> Line {
+        let columns: Vec<_> = shown
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split_whitespace().skip_while(|word| *word != arm);
+                words.next()?;
+                let columns: Vec<_> = words.take(7).map(|word| word.replace(',', "")).collect();
+                (columns.len() == 7 && columns[0].parse::<u64>().is_ok()).then_some(columns)
+            })
+            .next_back()
+            .unwrap_or_else(|| panic!("{arm} has no line in\n{shown}"));
+        let number = |at: usize| columns[at].parse::<u64>().unwrap();
+        Line {
+            requests: number(0),
+            opened: number(2),
+            reused: columns[4].trim_end_matches('%').parse().unwrap(),
+            time_wait: number(5) + number(6),
+        }
+    }
+}
+
+#[test]
+fn the_demo_shows_few_connections_pooled_and_one_a_request_short() {
+    let output = demo();
+    let (shown, complaints) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{complaints}");
+    assert_eq!(complaints, "");
+
+    let pooled = Line::last("pooled", &shown);
+    assert!(pooled.requests > 100, "{pooled:?}\n{shown}");
+    assert!(
+        pooled.opened <= 8,
+        "four clients need no more: {pooled:?}\n{shown}"
+    );
+    assert!(pooled.reused > 90.0, "{pooled:?}\n{shown}");
+    assert_eq!(pooled.time_wait, 0, "{shown}");
+
+    let short = Line::last("short", &shown);
+    assert!(short.requests > 100, "{short:?}\n{shown}");
+    // A request may be under way at the moment of the look: counted on one side and not yet on the
+    // other.
+    assert!(
+        short.opened.abs_diff(short.requests) <= 4,
+        "{short:?}\n{shown}"
+    );
+    assert!(short.reused.abs() < f64::EPSILON, "{short:?}\n{shown}");
+    assert!(short.time_wait > 100, "{short:?}\n{shown}");
+}
+
+#[test]
+fn on_a_screen_of_80_by_24_the_demo_shows_its_first_figures_without_scrolling() {
+    let shown = text(&demo().stdout);
+    let first = shown
+        .lines()
+        .position(|line| line.trim_start().starts_with("1 s"))
+        .unwrap_or_else(|| panic!("there is no first second in\n{shown}"));
+    // The second arm stands below the first, and the cursor below that.
+    assert!(
+        first + 3 <= 24,
+        "the first figures are in line {first}:\n{shown}"
+    );
+    let long = shown.lines().find(|line| line.chars().count() > 80);
+    assert_eq!(long, None, "longer than a line");
+}

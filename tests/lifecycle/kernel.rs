@@ -1,0 +1,226 @@
+//! What the kernel is left with: whose the TIME_WAIT sockets are, and how many.
+//!
+//! Each test runs in a network namespace of its own, where nobody else's sockets are and no socket in
+//! TIME_WAIT is used again: it starts itself once more under `unshare`. That needs root; without
+//! it, it says so and does nothing.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::process::Command;
+use std::{env, fs, thread};
+
+use warmline::census::{Census, Sides, StateCounts, TcpState};
+use warmline::compare::backend::EmbeddedBackend;
+
+use crate::proxy::{GET, NEVER, Proxy, ask, kept, ms};
+use crate::support::client::{Client, Ended};
+use crate::support::{PATIENCE, local, process, wait_until};
+
+/// Set within the namespace.
+const INSIDE: &str = "WARMLINE_TEST_OWN_NETWORK";
+
+const REQUESTS: u64 = 30;
+
+/// Runs `body` in a network namespace of its own: there, or in the second run of the test called
+/// `name` that this starts.
+fn in_own_network(name: &str, body: fn()) {
+    if env::var_os(INSIDE).is_some() {
+        let setting = "/proc/sys/net/ipv4/tcp_tw_reuse";
+        if fs::write(setting, "0").is_err() {
+            // Read-only in some containers. The default takes a port again after a second only, and
+            // these tests need far fewer ports than there are.
+            eprintln!("{setting} stays as it is");
+        }
+        body();
+        return;
+    }
+    process::find(&["ip"], "iproute2");
+    let unshare = || {
+        let mut command = Command::new(process::find(&["unshare"], "util-linux"));
+        command.args(["--net", "sh", "-c"]);
+        command
+    };
+    let possible = unshare().arg("ip link set lo up").output().unwrap();
+    if !possible.status.success() {
+        // Past the test harness, which keeps what passing tests print to itself.
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED {name}: a network namespace of its own needs root: {}",
+            String::from_utf8_lossy(&possible.stderr).trim()
+        );
+        return;
+    }
+    let output = unshare()
+        .args(["ip link set lo up && exec \"$@\"", "sh"])
+        .arg(env::current_exe().unwrap())
+        .args([&format!("kernel::{name}"), "--exact", "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("unshare can be run");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "in its own network:\n{said}"
+    );
+}
+
+fn sides(address: SocketAddr) -> Sides {
+    Census::take(&[address]).unwrap().of(address).unwrap()
+}
+
+fn time_wait(address: SocketAddr) -> (u64, u64) {
+    let sides = sides(address);
+    let of = |counts: StateCounts| counts.get(TcpState::TimeWait);
+    (of(sides.ours), of(sides.theirs))
+}
+
+/// Waits until `ours` and `theirs` sockets of `address` are in TIME_WAIT and nothing of it is open;
+/// then `ss` says the same.
+#[track_caller]
+fn assert_left(address: SocketAddr, ours: u64, theirs: u64) {
+    let mut seen = None;
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while seen != Some((ours, theirs)) {
+        let at_rest = sides(address).ours.connections() == time_wait(address).0;
+        if at_rest {
+            seen = Some(time_wait(address));
+        }
+        assert!(
+            tokio::time::Instant::now() < end,
+            "(ours, theirs) in TIME_WAIT: {seen:?}, not {:?}; {:?}",
+            (ours, theirs),
+            sides(address)
+        );
+        thread::sleep(ms(5));
+    }
+    for (side, count) in [("dst", ours), ("src", theirs)] {
+        assert_eq!(ss(side, address), count, "ss, {side} {address}");
+    }
+}
+
+/// What `ss -tan state time-wait` lists with this address as its remote or local end.
+fn ss(side: &str, address: SocketAddr) -> u64 {
+    let output = Command::new(process::find(&["ss"], "iproute2"))
+        .args(["-HOtan", "state", "time-wait", side, &address.to_string()])
+        .output()
+        .expect("ss can be run");
+    assert!(output.status.success());
+    String::from_utf8_lossy(&output.stdout).lines().count() as u64
+}
+
+/// A backend that closes as soon as a request says so, and a proxy in front of it.
+fn with_keep_alive(enabled: bool) -> (EmbeddedBackend, SocketAddr, Proxy) {
+    let backend = EmbeddedBackend::start("app", &[local(0)]).unwrap();
+    let address = backend.addresses()[0];
+    let proxy = Proxy::start(address, |settings| {
+        settings.upstreams[0].keep_alive.enabled = enabled;
+        settings.client.keep_alive = kept(NEVER, 0);
+    });
+    (backend, address, proxy)
+}
+
+#[test]
+fn short_mode_leaves_one_time_wait_a_request_and_all_with_the_backend() {
+    in_own_network(
+        "short_mode_leaves_one_time_wait_a_request_and_all_with_the_backend",
+        || {
+            let (_backend, address, proxy) = with_keep_alive(false);
+            let mut client = proxy.client();
+            for _ in 0..REQUESTS {
+                assert_eq!(ask(&mut client, GET).status, 200);
+            }
+            assert_left(address, 0, REQUESTS);
+        },
+    );
+}
+
+#[test]
+fn pooled_mode_leaves_no_time_wait() {
+    in_own_network("pooled_mode_leaves_no_time_wait", || {
+        let (backend, address, proxy) = with_keep_alive(true);
+        let mut client = proxy.client();
+        for _ in 0..REQUESTS {
+            assert_eq!(ask(&mut client, GET).status, 200);
+        }
+        assert_eq!(backend.served()[0].connections, 1);
+        assert_eq!(time_wait(address), (0, 0));
+        assert_eq!((ss("dst", address), ss("src", address)), (0, 0));
+        let open = sides(address).ours.get(TcpState::Established);
+        assert_eq!(open, 1, "the one connection that carried all of it");
+    });
+}
+
+#[test]
+fn the_end_of_the_pool_leaves_its_few_time_waits_with_the_proxy() {
+    in_own_network(
+        "the_end_of_the_pool_leaves_its_few_time_waits_with_the_proxy",
+        || {
+            let (_backend, address, proxy) = with_keep_alive(true);
+            for _ in 0..REQUESTS {
+                assert_eq!(ask(&mut proxy.client(), GET).status, 200);
+            }
+            drop(proxy);
+            assert_left(address, 1, 0);
+        },
+    );
+}
+
+#[test]
+fn clients_that_close_first_keep_the_time_waits() {
+    in_own_network("clients_that_close_first_keep_the_time_waits", || {
+        let (_backend, _, proxy) = with_keep_alive(true);
+        for _ in 0..REQUESTS {
+            let mut client = proxy.client();
+            assert_eq!(ask(&mut client, GET).ended, Ended::KeptOpen);
+        }
+        assert_left(proxy.addr, REQUESTS, 0);
+    });
+}
+
+#[test]
+fn idle_clients_that_we_close_leave_the_time_waits_with_us() {
+    in_own_network(
+        "idle_clients_that_we_close_leave_the_time_waits_with_us",
+        || {
+            let backend = EmbeddedBackend::start("app", &[local(0)]).unwrap();
+            let proxy = Proxy::start(backend.addresses()[0], |settings| {
+                settings.client.keep_alive = kept(ms(300), 0);
+            });
+            end_clients(&proxy, "keep-alive");
+            assert_left(proxy.addr, 0, REQUESTS);
+        },
+    );
+}
+
+#[test]
+fn responses_that_say_close_leave_the_time_waits_with_us() {
+    in_own_network(
+        "responses_that_say_close_leave_the_time_waits_with_us",
+        || {
+            let (_backend, _, proxy) = with_keep_alive(true);
+            end_clients(&proxy, "close");
+            assert_left(proxy.addr, 0, REQUESTS);
+        },
+    );
+}
+
+/// So many clients that wait for the proxy to close before they do.
+fn end_clients(proxy: &Proxy, connection: &str) {
+    let request =
+        format!("GET / HTTP/1.1\r\nHost: test.example\r\nConnection: {connection}\r\n\r\n");
+    let mut clients: Vec<Client> = (0..REQUESTS).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.send(&request);
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().status, 200);
+    }
+    for client in &mut clients {
+        assert_eq!(client.end_within(PATIENCE), Ended::Fin);
+    }
+    drop(clients);
+    wait_until(PATIENCE, "the connections to end", || {
+        let sides = sides(proxy.addr);
+        sides.ours.connections() == sides.ours.get(TcpState::TimeWait)
+    });
+}
