@@ -145,6 +145,7 @@ impl Conn {
     pub fn begin_exchange(&self) {
         self.phase.set(Phase::Exchange);
         self.exchanges.set(self.exchanges.get().saturating_add(1));
+        self.expired.set(None);
         self.waits[Wait::NextRequest as usize].set(None);
         self.waits[Wait::RequestHead as usize].set(None);
         self.line.set(RequestLine::Blank);

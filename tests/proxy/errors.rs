@@ -383,6 +383,9 @@ fn an_answer_that_does_not_come_is_504_and_the_client_may_go_on() {
         assert_error(&response, 504, part);
         assert_kept(&response, part);
         backend.end_of(1);
+        for _ in 0..3 {
+            assert_serves(&mut client);
+        }
         proxy.wait_closed_for(CloseReason::Timeout, 1);
     }
 }
