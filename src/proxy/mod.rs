@@ -178,7 +178,7 @@ impl Proxy {
             client.wait_for_backend(now, timeout);
             match answer_to(client, &mut lease, request).await {
                 Ok(response) => break response,
-                Err(Unanswered::Unsent(unsent)) => {
+                Err(Unanswered::Unsent(unsent, _)) if lease.is_reused() => {
                     // The connection died before it took a byte: any method may be sent again.
                     lease.spent(CloseReason::PeerClosedIdle);
                     drop(lease);
@@ -189,7 +189,9 @@ impl Proxy {
                 Err(Unanswered::Expired(wait)) => {
                     return Err(give_up(lease, expired(wait, backend)));
                 }
-                Err(Unanswered::Failed(error)) => {
+                // A fresh one that died at once was closed on purpose: asking again would go on for
+                // as long as the backend does so.
+                Err(Unanswered::Unsent(_, error) | Unanswered::Failed(error)) => {
                     let failure = failed(error, fault.get(), backend, lease.is_reused());
                     return Err(give_up(lease, failure));
                 }
@@ -272,8 +274,8 @@ fn is_last(lease: &BackendLease) -> bool {
 
 /// Why there is no response.
 enum Unanswered {
-    /// Nothing of the request was sent; here it is.
-    Unsent(Box<Request<RequestBody>>),
+    /// Nothing of the request was sent; here it is, and why.
+    Unsent(Box<Request<RequestBody>>, hyper::Error),
     /// A wait of the exchange lasted too long.
     Expired(Wait),
     Failed(hyper::Error),
@@ -294,7 +296,7 @@ async fn answer_to(
             .as_mut()
             .poll(cx)
             .map_err(|mut error| match error.take_message() {
-                Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
+                Some(unsent) => Unanswered::Unsent(Box::new(unsent), error.into_error()),
                 None => Unanswered::Failed(error.into_error()),
             })
     })

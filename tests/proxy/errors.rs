@@ -345,6 +345,44 @@ fn garbage_from_a_backend_that_stays_connected_is_502_at_once() {
 }
 
 #[test]
+fn a_backend_that_closes_every_connection_at_once_is_502_and_not_asked_again() {
+    const CLIENTS: usize = 64;
+    for reset in [false, true] {
+        let backend = Backend::start(move |conn| {
+            if reset {
+                conn.reset();
+            } else {
+                conn.fin();
+            }
+        });
+        let proxy = TestProxy::to(backend.addr).start();
+        let addr = proxy.addr();
+        // Many at a time: then some connections are closed before anything was written on them.
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|n| {
+                std::thread::spawn(move || {
+                    let mut client = Client::connect(addr);
+                    client.send(if n % 2 == 0 {
+                        get("/")
+                    } else {
+                        post("/", "body")
+                    });
+                    assert_error(&client.response(), 502, "closed at once");
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().unwrap();
+        }
+        let connections = backend.connections();
+        assert!(
+            connections <= CLIENTS,
+            "{connections} connections for {CLIENTS} requests"
+        );
+    }
+}
+
+#[test]
 fn an_upstream_without_a_server_of_any_weight_is_503() {
     let backend = Backend::answering(OK);
     let proxy = TestProxy::to_all(&[(backend.addr, 0), (backend.addr, 0)]).start();
