@@ -120,21 +120,30 @@ impl Proxy {
         request: Request<Incoming>,
     ) -> Result<Response<RelayBody>, Infallible> {
         client.begin_exchange();
+        let version = request.version();
+        let mut response = self.answer(&client, request).await;
+        // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
+        // even beside our close.
+        *response.version_mut() = version;
+        Ok(response)
+    }
+
+    async fn answer(&self, client: &Rc<Conn>, request: Request<Incoming>) -> Response<RelayBody> {
         let (parts, body) = request.into_parts();
         let facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
-                report(&client, &parts.method, &parts.uri, &failure);
-                return Ok(refusal(&client, None, &failure, false));
+                report(client, &parts.method, &parts.uri, &failure);
+                return refusal(client, None, &failure, false);
             }
         };
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         let without_body = body.is_end_stream();
-        match self.forward(&client, parts, body, &facts).await {
-            Ok(response) => Ok(response),
+        match self.forward(client, parts, body, &facts).await {
+            Ok(response) => response,
             Err(failure) => {
-                report(&client, &method, &uri, &failure);
-                Ok(refusal(&client, Some(&facts), &failure, without_body))
+                report(client, &method, &uri, &failure);
+                refusal(client, Some(&facts), &failure, without_body)
             }
         }
     }

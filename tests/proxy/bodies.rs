@@ -160,6 +160,7 @@ fn a_chunked_response_reaches_a_1_0_client_without_its_framing() {
     let response = client.response();
     assert_eq!(response.text(), "abc");
     assert_eq!(response.header("Transfer-Encoding"), None);
+    assert_eq!(response.header("Connection"), Some("close"));
     assert_eq!(response.ended, Ended::Fin);
     assert_eq!(proxy.figures().idle, 1, "the backend's connection is kept");
 }
