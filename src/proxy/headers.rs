@@ -198,25 +198,34 @@ fn check_target(uri: &Uri, limits: &Limits) -> Result<(), Failure> {
     if length > limits.request_line {
         return Err(Failure::TargetTooLong(limits.request_line));
     }
-    if uri
-        .scheme()
-        .is_some_and(|scheme| scheme.as_str() != "http" && scheme.as_str() != "https")
-    {
-        return Err(Failure::BadRequest(
+    let Some(authority) = uri.authority() else {
+        return Ok(());
+    };
+    match uri.scheme_str() {
+        Some("http" | "https") if is_host(authority.as_str().as_bytes()) => Ok(()),
+        Some("http" | "https") => Err(Failure::BadRequest(
+            "The request target's host is not a host.",
+        )),
+        Some(_) => Err(Failure::BadRequest(
             "The request target's scheme is not http.",
-        ));
+        )),
+        // RFC 9112 §3.2.3: a bare authority is for CONNECT only.
+        None => Err(Failure::BadRequest("The request target is not a path.")),
     }
-    Ok(())
 }
 
 fn check_host(value: &HeaderValue) -> Result<(), Failure> {
-    // RFC 3986 §3.2.2, without user information.
-    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
-    if !value.is_empty() && value.as_bytes().iter().all(fits) {
+    if is_host(value.as_bytes()) {
         Ok(())
     } else {
         Err(Failure::BadRequest("The Host header is not a host."))
     }
+}
+
+/// RFC 3986 §3.2.2, without user information.
+fn is_host(text: &[u8]) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
+    !text.is_empty() && text.iter().all(fits)
 }
 
 fn check_length(value: &HeaderValue, limits: &Limits) -> Result<(), Failure> {

@@ -54,6 +54,7 @@ fn a_request_that_breaks_the_rules_is_refused_with_400_and_its_connection_ends()
         "G@T / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/3.7\r\nHost: a\r\n\r\n",
         "GET / http/1.1\r\nHost: a\r\n\r\n",
+        "GET nothing HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",

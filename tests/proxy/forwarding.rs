@@ -157,6 +157,16 @@ fn request_targets_reach_the_backend_as_they_were_written() {
 }
 
 #[test]
+fn the_host_of_an_absolute_target_is_held_to_the_rules_of_the_header() {
+    let backend = Backend::answering(OK);
+    let proxy = TestProxy::to(backend.addr).start();
+    let mut client = Client::connect(proxy.addr());
+    client.send("GET http://user:secret@b.example/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().status, 400);
+    assert!(backend.requests().is_empty());
+}
+
+#[test]
 fn a_client_of_version_1_0_is_served_once_or_kept_if_it_asks() {
     let backend = Backend::answering(OK);
     let proxy = TestProxy::to(backend.addr).start();
