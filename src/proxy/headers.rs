@@ -142,8 +142,10 @@ impl RequestFacts {
                 return Err(Failure::FieldTooLong(limits.field_size));
             }
             if facts.hop.see(name, value) {
-                if *name == TE {
-                    facts.trailers |= has_token(value, b"trailers");
+                match *name {
+                    TE => facts.trailers |= has_token(value, b"trailers"),
+                    TRANSFER_ENCODING => check_coding(value)?,
+                    _ => {}
                 }
                 continue;
             }
@@ -226,6 +228,19 @@ fn check_host(value: &HeaderValue) -> Result<(), Failure> {
 fn is_host(text: &[u8]) -> bool {
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
     !text.is_empty() && text.iter().all(fits)
+}
+
+/// The framing is stated anew: what was coded otherwise than by chunks would lose its label.
+fn check_coding(value: &HeaderValue) -> Result<(), Failure> {
+    if is_chunked(value) {
+        Ok(())
+    } else {
+        Err(Failure::BadRequest("The transfer coding is not known."))
+    }
+}
+
+fn is_chunked(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"chunked")
 }
 
 fn check_length(value: &HeaderValue, limits: &Limits) -> Result<(), Failure> {
@@ -386,14 +401,19 @@ pub(super) struct ResponseFacts {
     /// Both `Content-Length` and `Transfer-Encoding` came: whoever believes the wrong one would
     /// take what follows for another response. RFC 9112 §6.3.
     pub ambiguous: bool,
+    /// A transfer coding other than chunked came, which nobody has undone.
+    pub coded: bool,
 }
 
 /// Rewrites a response's head for the client, all but its connection.
 pub(super) fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
     let mut hop = HopByHop::default();
     let mut lengths = 0;
+    let mut coded = false;
     for (name, value) in &parts.headers {
-        if !hop.see(name, value) && *name == CONTENT_LENGTH {
+        if hop.see(name, value) {
+            coded |= *name == TRANSFER_ENCODING && !is_chunked(value);
+        } else if *name == CONTENT_LENGTH {
             lengths += 1;
         }
     }
@@ -409,6 +429,7 @@ pub(super) fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
     parts.version = Version::HTTP_11;
     ResponseFacts {
         ambiguous: hop.transfer_encoding && lengths > 0,
+        coded,
     }
 }
 

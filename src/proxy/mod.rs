@@ -369,6 +369,13 @@ fn relay(
         return Err(give_up(lease, failure));
     }
     let facts = headers::forward_response(&mut parts);
+    if facts.coded {
+        let failure = Failure::BadAnswer {
+            backend: backend.address(),
+            source: None,
+        };
+        return Err(give_up(lease, failure));
+    }
     let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
     headers::say_connection(
         &mut parts.headers,
