@@ -142,8 +142,10 @@ impl RequestFacts {
                 return Err(Failure::FieldTooLong(limits.field_size));
             }
             if facts.hop.see(name, value) {
-                if *name == TE {
-                    facts.trailers |= has_token(value, b"trailers");
+                match *name {
+                    TE => facts.trailers |= has_token(value, b"trailers"),
+                    TRANSFER_ENCODING => check_coding(value)?,
+                    _ => {}
                 }
                 continue;
             }
@@ -198,25 +200,47 @@ fn check_target(uri: &Uri, limits: &Limits) -> Result<(), Failure> {
     if length > limits.request_line {
         return Err(Failure::TargetTooLong(limits.request_line));
     }
-    if uri
-        .scheme()
-        .is_some_and(|scheme| scheme.as_str() != "http" && scheme.as_str() != "https")
-    {
-        return Err(Failure::BadRequest(
+    let Some(authority) = uri.authority() else {
+        return Ok(());
+    };
+    match uri.scheme_str() {
+        Some("http" | "https") if is_host(authority.as_str().as_bytes()) => Ok(()),
+        Some("http" | "https") => Err(Failure::BadRequest(
+            "The request target's host is not a host.",
+        )),
+        Some(_) => Err(Failure::BadRequest(
             "The request target's scheme is not http.",
-        ));
+        )),
+        // RFC 9112 §3.2.3: a bare authority is for CONNECT only.
+        None => Err(Failure::BadRequest("The request target is not a path.")),
     }
-    Ok(())
 }
 
 fn check_host(value: &HeaderValue) -> Result<(), Failure> {
-    // RFC 3986 §3.2.2, without user information.
-    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
-    if !value.is_empty() && value.as_bytes().iter().all(fits) {
+    if is_host(value.as_bytes()) {
         Ok(())
     } else {
         Err(Failure::BadRequest("The Host header is not a host."))
     }
+}
+
+/// RFC 3986 §3.2.2, without user information.
+fn is_host(text: &[u8]) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
+    !text.is_empty() && text.iter().all(fits)
+}
+
+/// The framing is stated anew: what was coded otherwise than by chunks would lose its label.
+fn check_coding(value: &HeaderValue) -> Result<(), Failure> {
+    if is_chunked(value) {
+        Ok(())
+    } else {
+        Err(Failure::BadRequest("The transfer coding is not known."))
+    }
+}
+
+fn is_chunked(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"chunked")
 }
 
 fn check_length(value: &HeaderValue, limits: &Limits) -> Result<(), Failure> {
@@ -373,14 +397,19 @@ pub struct ResponseFacts {
     /// Both `Content-Length` and `Transfer-Encoding` came: whoever believes the wrong one would
     /// take what follows for another response. RFC 9112 §6.3.
     pub ambiguous: bool,
+    /// A transfer coding other than chunked came, which nobody has undone.
+    pub coded: bool,
 }
 
 /// Rewrites a response's head for the client, all but its connection.
 pub fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
     let mut hop = HopByHop::default();
     let mut lengths = 0;
+    let mut coded = false;
     for (name, value) in &parts.headers {
-        if !hop.see(name, value) && *name == CONTENT_LENGTH {
+        if hop.see(name, value) {
+            coded |= *name == TRANSFER_ENCODING && !is_chunked(value);
+        } else if *name == CONTENT_LENGTH {
             lengths += 1;
         }
     }
@@ -396,6 +425,7 @@ pub fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
     parts.version = Version::HTTP_11;
     ResponseFacts {
         ambiguous: hop.transfer_encoding && lengths > 0,
+        coded,
     }
 }
 

@@ -122,22 +122,27 @@ impl Proxy {
     ) -> Result<Response<RelayBody>, Infallible> {
         let (parts, body) = request.into_parts();
         client.begin_exchange(!body.is_end_stream());
+        // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
+        // even beside our close: so it is answered in its own version.
+        let version = parts.version;
         let facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
                 report(&client, &parts.method, &parts.uri, &failure);
-                return Ok(refusal(&client, None, &failure, false));
+                let mut response = refusal(&client, None, &failure, false);
+                *response.version_mut() = version;
+                return Ok(response);
             }
         };
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         let without_body = body.is_end_stream();
-        match self.forward(&client, parts, body, &facts).await {
-            Ok(response) => Ok(response),
-            Err(failure) => {
-                report(&client, &method, &uri, &failure);
-                Ok(refusal(&client, Some(&facts), &failure, without_body))
-            }
-        }
+        let answer = self.forward(&client, parts, body, &facts).await;
+        let mut response = answer.unwrap_or_else(|failure| {
+            report(&client, &method, &uri, &failure);
+            refusal(&client, Some(&facts), &failure, without_body)
+        });
+        *response.version_mut() = version;
+        Ok(response)
     }
 
     async fn forward(
@@ -173,20 +178,19 @@ impl Proxy {
             RequestBody::stream(body, Rc::clone(client), timeout)
         };
         let mut request = Request::from_parts(parts, body);
-        let mut resent = false;
         let response = loop {
             backend.tally.request();
             client.wait_for_backend(now, timeout);
             lease.conn().socket().send_head_from(client.socket());
             let failure = match answered(client, lease.conn().send(request)).await {
                 Ok(response) => break response,
-                Err(Unanswered::Unsent(unsent, _)) if !resent => {
-                    // The connection died before it took a byte: any method may be sent again,
-                    // once, on a connection that cannot have died of its age.
+                Err(Unanswered::Unsent(unsent, _)) if lease.is_reused() => {
+                    // The connection died before it took a byte: any method may be sent again, once,
+                    // on a connection that cannot have died of its age. A fresh one that dies at
+                    // once was closed on purpose.
                     lease.conn().socket().take_head_back(client.socket());
                     lease.spent(CloseReason::PeerClosedIdle);
                     drop(lease);
-                    resent = true;
                     request = *unsent;
                     lease = backend.lease_fresh().await?;
                     headers::say_last(request.headers_mut(), is_last(&lease));
@@ -277,7 +281,7 @@ fn is_last(lease: &BackendLease) -> bool {
 
 /// Why there is no response.
 enum Unanswered {
-    /// Nothing of the request was sent; here it is.
+    /// Nothing of the request was sent; here it is, and why.
     Unsent(Box<Request<RequestBody>>, hyper::Error),
     /// A wait of the exchange lasted too long.
     Expired(Wait),
@@ -361,6 +365,13 @@ fn relay(
         return Err(give_up(lease, failure));
     }
     let facts = headers::forward_response(&mut parts);
+    if facts.coded {
+        let failure = Failure::BadAnswer {
+            backend: backend.address(),
+            source: None,
+        };
+        return Err(give_up(lease, failure));
+    }
     client.socket().send_head_from(lease.conn().socket());
     let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
     headers::say_connection(

@@ -108,6 +108,11 @@ impl Client {
         self.stream.local_addr().unwrap()
     }
 
+    /// A second handle on the socket, for a thread that sends while another reads.
+    pub fn stream(&self) -> TcpStream {
+        self.stream.try_clone().expect("a socket can be cloned")
+    }
+
     /// Counts bodies from now on and does not keep them: for the large ones.
     pub fn discard_bodies(&mut self) {
         self.keep_bodies = false;

@@ -3,6 +3,7 @@
 //!
 //! - [`nginx::Nginx`] and [`httpd::Httpd`]: the real programs as backends, with their own counts;
 //! - [`scripted::Backend`]: our own backend, which does whatever a test needs a backend to do;
+//! - [`proxy::TestProxy`]: the proxy under test, or with [`proxy::Program`] the program itself;
 //! - [`client::Client`]: bytes out, bytes in; [`curl`] where a real client is wanted.
 //!
 //! All of it is blocking and runs on threads of its own, so that it works beside any runtime; from a
@@ -24,6 +25,7 @@ pub mod client;
 pub mod httpd;
 pub mod nginx;
 pub mod process;
+pub mod proxy;
 pub mod scripted;
 pub mod wire;
 

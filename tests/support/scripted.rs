@@ -272,6 +272,29 @@ impl Conn {
         (&*self.stream).write_all(bytes.as_ref()).is_ok()
     }
 
+    /// Reads the body of a request whose head was just [read](Self::head) and counts it; returns its
+    /// length and whether it came to its end. For the large ones.
+    pub fn discard_body(&mut self, request: &Request) -> (u64, bool) {
+        let framing = wire::announced(&request.headers).unwrap_or(Framing::Empty);
+        let body = self.wire.body(framing, false);
+        if let Some(stop) = &body.stop {
+            self.stopped(stop);
+        }
+        (body.length, body.stop.is_none())
+    }
+
+    /// Sends these bytes and FIN so that both arrive at once, in one segment if they fit.
+    pub fn send_and_fin(self, bytes: impl AsRef<[u8]>) {
+        SockRef::from(&*self.stream).set_tcp_cork(true).unwrap();
+        let _ = (&*self.stream).write_all(bytes.as_ref());
+        self.fin();
+    }
+
+    /// A second handle on the socket, for what the other methods do not do.
+    pub fn stream(&self) -> TcpStream {
+        self.stream.try_clone().expect("a socket can be cloned")
+    }
+
     /// Answers each request with what `answer` makes of it, until the peer ends the connection.
     pub fn serve(&mut self, mut answer: impl FnMut(&Request) -> Vec<u8>) {
         while let Some(request) = self.request() {
@@ -364,17 +387,25 @@ impl Gate {
     /// # Panics
     /// When they do not within the usual patience.
     pub fn wait_reached(&self, count: usize) {
-        let end = Instant::now() + PATIENCE;
+        assert!(
+            self.reached_within(count, PATIENCE),
+            "{} of {count} scripts came to the gate",
+            self.0.inner.lock().unwrap().reached
+        );
+    }
+
+    /// Whether `count` scripts come to it within `bound`.
+    pub fn reached_within(&self, count: usize, bound: Duration) -> bool {
+        let end = Instant::now() + bound;
         let mut inner = self.0.inner.lock().unwrap();
         while inner.reached < count {
             let left = end.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "{} of {count} scripts came to the gate",
-                inner.reached
-            );
+            if left.is_zero() {
+                return false;
+            }
             inner = self.0.changed.wait_timeout(inner, left).unwrap().0;
         }
+        true
     }
 
     fn pass(&self, abandoned: impl Fn() -> bool) {
