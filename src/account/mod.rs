@@ -3,7 +3,32 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::keepalive::CloseReason;
-use crate::pool::Counts;
+
+/// How many connections there were, and what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections being opened now.
+    pub opening: u64,
+    /// Connections carrying an exchange now.
+    pub leased: u64,
+    /// Connections waiting for one now.
+    pub idle: u64,
+    /// Connections that were opened.
+    pub opened: u64,
+    /// Permissions to open that came to nothing.
+    pub open_failed: u64,
+    /// Exchanges on a connection that had served before.
+    pub reused: u64,
+    /// Connections that ended, by [`CloseReason`].
+    pub closed: [u64; CloseReason::ALL.len()],
+}
+
+impl Counts {
+    /// Connections that ended, whatever the reason.
+    pub fn closed_total(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+}
 
 /// One worker's figures of one pool, as last published.
 ///

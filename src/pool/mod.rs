@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::account::PoolTally;
 use crate::keepalive::{CloseReason, KeepAlive, Verdict};
 
-pub use state::{ConnId, Counts, End, Grant, Leased, PoolState};
+pub use state::{ConnId, End, Grant, Leased, PoolState};
 
 /// How connections of a pool are opened, and whether one can still be used.
 pub trait Connect: 'static {
