@@ -238,7 +238,7 @@ fn a_client_that_waits_for_100_gets_it_once_a_backend_connection_is_there() {
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-Continue\r\n\r\n",
         );
         assert_eq!(client.response().status, 100);
-        assert_eq!(backend.connections(), 1);
+        assert_eq!(proxy.figures().leased, 1);
         client.send("hello");
         let response = client.response();
         assert_eq!((response.status, response.text().as_str()), (200, "hello"));
