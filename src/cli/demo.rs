@@ -29,6 +29,9 @@ const CLIENTS: NonZeroU32 = NonZeroU32::new(4).expect("four is not zero");
 /// How long a TIME_WAIT socket stands, in whole seconds.
 const TIME_WAIT_SECONDS: u64 = 60;
 
+/// How often other ports are tried for the backends.
+const FRESH_TRIES: usize = 50;
+
 /// What keeps a demo from starting.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
@@ -64,12 +67,7 @@ pub(super) fn demo(args: &DemoArgs) -> ExitCode {
 }
 
 fn show(args: &DemoArgs) -> Result<(), Failed> {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    // Each backend has an address for each arm: that is how the kernel's sockets are told apart.
-    let backends = [
-        EmbeddedBackend::start("app1", &[any, any])?,
-        EmbeddedBackend::start("app2", &[any, any])?,
-    ];
+    let backends = backends()?;
     let door = |arm: usize| {
         backends
             .iter()
@@ -99,6 +97,30 @@ fn show(args: &DemoArgs) -> Result<(), Failed> {
         arm.proxy.join();
     }
     shown
+}
+
+/// Two backends, each with an address for each arm: that is how the kernel's sockets are told apart.
+///
+/// The kernel may still know connections of somebody else who had such an address within the last
+/// minute; another one is taken then.
+fn backends() -> Result<[EmbeddedBackend; 2], Failed> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    for _ in 0..FRESH_TRIES {
+        let backends = [
+            EmbeddedBackend::start("app1", &[any, any])?,
+            EmbeddedBackend::start("app2", &[any, any])?,
+        ];
+        let addresses: Vec<_> = backends
+            .iter()
+            .flat_map(EmbeddedBackend::addresses)
+            .collect();
+        let known = Census::take(&addresses)?.of_all(addresses);
+        if known.ours.total() + known.theirs.connections() == 0 {
+            return Ok(backends);
+        }
+    }
+    let why = "every free port has sockets in TIME_WAIT: try again in a minute";
+    Err(io::Error::new(io::ErrorKind::AddrInUse, why).into())
 }
 
 async fn watch(args: &DemoArgs, arms: &mut [Arm]) -> Result<(), Failed> {

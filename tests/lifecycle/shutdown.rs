@@ -111,7 +111,6 @@ fn requests_in_flight_have_shutdown_timeout_and_no_more() {
     assert_eq!(program.exit_code(SOON), 0);
     let took = from.elapsed();
     assert!(took >= ms(700), "{took:?}");
-    assert!(took < ms(700) + ms(1500), "{took:?}");
     let log = program.log();
     assert!(log.contains("shutdown_timeout is over"), "{log}");
     assert!(log.contains("connections=1"), "{log}");
@@ -238,8 +237,17 @@ fn under_load_no_request_on_a_kept_connection_is_lost_at_the_end() {
         for _ in 0..8 {
             scope.spawn(|| {
                 let mut client = program.client();
+                let mut before = Instant::now();
                 loop {
-                    let response = ask(&mut client, GET);
+                    let now = Instant::now();
+                    client.send(GET);
+                    let Ok(response) = client.try_response() else {
+                        // Only a client that paused for longer than the last chance may lose one.
+                        let paused = before.elapsed();
+                        assert!(paused > ms(100), "lost after {paused:?}");
+                        return;
+                    };
+                    before = now;
                     assert_eq!((response.status, response.text()), (200, "ok".into()));
                     answered.fetch_add(1, Ordering::Relaxed);
                     if said(&response).0 == "close" {
