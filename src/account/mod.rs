@@ -37,6 +37,7 @@ impl Counts {
 #[derive(Debug, Default)]
 pub struct PoolTally {
     requests: AtomicU64,
+    opening: AtomicU64,
     leased: AtomicU64,
     idle: AtomicU64,
     opened: AtomicU64,
@@ -48,6 +49,7 @@ pub struct PoolTally {
 impl PoolTally {
     /// Takes over the pool's counts.
     pub(crate) fn publish(&self, counts: &Counts) {
+        set(&self.opening, counts.opening);
         set(&self.leased, counts.leased);
         set(&self.idle, counts.idle);
         set(&self.opened, counts.opened);
@@ -67,12 +69,18 @@ impl PoolTally {
     /// Adds these figures to `sum`.
     pub fn add_to(&self, sum: &mut PoolFigures) {
         sum.requests += self.requests.load(Ordering::Relaxed);
-        sum.leased += self.leased.load(Ordering::Relaxed);
-        sum.idle += self.idle.load(Ordering::Relaxed);
-        sum.opened += self.opened.load(Ordering::Relaxed);
-        sum.open_failed += self.open_failed.load(Ordering::Relaxed);
-        sum.reused += self.reused.load(Ordering::Relaxed);
-        for (sum, cell) in sum.closed.iter_mut().zip(&self.closed) {
+        let counts = &mut sum.counts;
+        for (sum, cell) in [
+            (&mut counts.opening, &self.opening),
+            (&mut counts.leased, &self.leased),
+            (&mut counts.idle, &self.idle),
+            (&mut counts.opened, &self.opened),
+            (&mut counts.open_failed, &self.open_failed),
+            (&mut counts.reused, &self.reused),
+        ] {
+            *sum += cell.load(Ordering::Relaxed);
+        }
+        for (sum, cell) in counts.closed.iter_mut().zip(&self.closed) {
             *sum += cell.load(Ordering::Relaxed);
         }
     }
@@ -87,23 +95,13 @@ fn set(cell: &AtomicU64, value: u64) {
 pub struct PoolFigures {
     /// Requests sent to backends.
     pub requests: u64,
-    /// Connections carrying an exchange now.
-    pub leased: u64,
-    /// Connections waiting for one now.
-    pub idle: u64,
-    /// Connections opened so far.
-    pub opened: u64,
-    /// Attempts to open one that failed or were given up.
-    pub open_failed: u64,
-    /// Exchanges on a connection that had served before.
-    pub reused: u64,
-    /// Connections that ended, by [`CloseReason`].
-    pub closed: [u64; CloseReason::ALL.len()],
+    /// What became of the connections.
+    pub counts: Counts,
 }
 
 impl PoolFigures {
     /// Connections that ended for `reason`.
     pub fn closed_for(&self, reason: CloseReason) -> u64 {
-        self.closed[reason as usize]
+        self.counts.closed[reason as usize]
     }
 }

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 use tower::timeout::Timeout;
 use tower::{BoxError, ServiceExt};
 use tracing::debug;
@@ -93,12 +94,14 @@ where
             waker: Waker::from(Arc::clone(&gate)),
             gate,
             closing: Cell::new(Closing::Agreed),
+            aborted: Notify::new(),
         });
         tokio::task::spawn_local(carry(Rc::clone(&carrier), self.backend, watch));
         Ok(Conn {
             sender,
             socket,
             carrier,
+            in_exchange: Cell::new(false),
         })
     }
 
@@ -112,6 +115,8 @@ pub struct Conn<B: Body + 'static> {
     sender: SendRequest<B>,
     socket: Rc<Socket>,
     carrier: Rc<Carrier<B>>,
+    /// A request was sent whose response has not been read to its end.
+    in_exchange: Cell<bool>,
 }
 
 /// How a connection is closed once HTTP is through with it.
@@ -158,6 +163,7 @@ where
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
         self.socket.expect_head();
+        self.in_exchange.set(true);
         let sender = &mut self.sender;
         let answer = self
             .carrier
@@ -169,6 +175,7 @@ where
 
     /// Asks how the connection is, its last response having been read to its end.
     pub fn after_response(&self) -> AfterResponse {
+        self.in_exchange.set(false);
         if self.sender.is_ready() {
             AfterResponse::Ready
         } else if self.sender.is_closed() {
@@ -198,12 +205,21 @@ where
 
 impl<B: Body + 'static> Drop for Conn<B> {
     fn drop(&mut self) {
-        if self.sender.is_closed() {
-            // Its task is through with HTTP and knows how to close.
+        if self.in_exchange.get() {
+            self.carrier.closing.set(Closing::Aborted);
+            self.carrier.aborted.notify_one();
         } else if self.sender.is_ready() {
             self.carrier.closing.set(Closing::Idle);
         } else {
-            self.carrier.closing.set(Closing::Aborted);
+            // By agreement: its task is through with HTTP and knows how to close. Or the request
+            // is still being written, and there is nothing to agree on.
+            let agreed = self.sender.is_closed();
+            let closing = if agreed {
+                Closing::Agreed
+            } else {
+                Closing::Aborted
+            };
+            self.carrier.closing.set(closing);
         }
     }
 }
@@ -218,6 +234,8 @@ struct Carrier<B: Body + 'static> {
     /// The gate, as all events of the connection have it.
     waker: Waker,
     closing: Cell<Closing>,
+    /// Told when nobody waits for the backend's FIN any more.
+    aborted: Notify,
 }
 
 impl<B> Carrier<B>
@@ -269,7 +287,10 @@ where
     }
     match carrier.closing.get() {
         Closing::Agreed if !stream.has_peer_closed() => {
-            net::wait_for_peer(&mut stream, PEER_CLOSE).await;
+            tokio::select! {
+                _ = net::wait_for_peer(&mut stream, PEER_CLOSE) => {}
+                () = carrier.aborted.notified() => {}
+            }
         }
         Closing::Agreed | Closing::Idle | Closing::Aborted => {}
     }

@@ -208,8 +208,9 @@ impl Arm {
             name: self.name.to_owned(),
             requests: pool.requests,
             requests_per_second: ratio(new, since.as_secs_f64()),
-            connects: pool.opened,
-            reuse_ratio: (pool.requests > 0).then(|| ratio(pool.reused, ratio(pool.requests, 1.0))),
+            connects: pool.counts.opened,
+            reuse_ratio: (pool.requests > 0)
+                .then(|| ratio(pool.counts.reused, ratio(pool.requests, 1.0))),
             time_wait_ours: sides.ours.get(TcpState::TimeWait),
             time_wait_theirs: sides.theirs.get(TcpState::TimeWait),
             open: sides.ours.get(TcpState::Established),

@@ -32,7 +32,7 @@ fn a_server_that_refuses_is_passed_over_and_no_request_fails() {
     assert_eq!(seen.len(), 20);
     assert!(seen.iter().all(|request| request.body == b"body"));
     // It is not asked again at once: one attempt was enough to know.
-    assert_eq!(proxy.figures().open_failed, 1);
+    assert_eq!(proxy.figures().counts.open_failed, 1);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_server_that_does_not_answer_a_connect_is_passed_over() {
     for _ in 0..4 {
         assert_eq!(client::get(proxy.addr(), "/").status, 200);
     }
-    assert_eq!(proxy.figures().open_failed, 1);
+    assert_eq!(proxy.figures().counts.open_failed, 1);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn when_all_servers_refuse_each_is_tried_once_and_the_client_is_told() {
     let mut client = Client::connect(proxy.addr());
     for n in 1..=3 {
         assert_eq!(client.get("/").status, 502);
-        assert_eq!(proxy.figures().open_failed, 2 * n);
+        assert_eq!(proxy.figures().counts.open_failed, 2 * n);
     }
 }
 

@@ -182,7 +182,11 @@ fn a_chunked_response_reaches_a_1_0_client_without_its_framing() {
     assert_eq!(response.text(), "abc");
     assert_eq!(response.header("Transfer-Encoding"), None);
     assert_eq!(response.ended, Ended::Fin);
-    assert_eq!(proxy.figures().idle, 1, "the backend's connection is kept");
+    assert_eq!(
+        proxy.figures().counts.idle,
+        1,
+        "the backend's connection is kept"
+    );
 }
 
 #[test]
@@ -238,7 +242,7 @@ fn a_client_that_waits_for_100_gets_it_once_a_backend_connection_is_there() {
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-Continue\r\n\r\n",
         );
         assert_eq!(client.response().status, 100);
-        assert_eq!(proxy.figures().leased, 1);
+        assert_eq!(proxy.figures().counts.leased, 1);
         client.send("hello");
         let response = client.response();
         assert_eq!((response.status, response.text().as_str()), (200, "hello"));
@@ -379,7 +383,9 @@ fn a_client_that_leaves_during_the_response_ends_the_backends_connection() {
         let proxy = TestProxy::to(backend.addr).start();
         let mut client = Client::connect(proxy.addr());
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        wait_until(PATIENCE, "the exchange", || proxy.figures().leased == 1);
+        wait_until(PATIENCE, "the exchange", || {
+            proxy.figures().counts.leased == 1
+        });
         if reset {
             client.reset();
         } else {
@@ -387,7 +393,7 @@ fn a_client_that_leaves_during_the_response_ends_the_backends_connection() {
         }
         backend.end_of(1);
         wait_until(PATIENCE, "the end of the lease", || {
-            proxy.figures().leased == 0
+            proxy.figures().counts.leased == 0
         });
         assert_eq!(
             proxy
@@ -423,7 +429,9 @@ fn a_client_that_leaves_during_its_request_never_makes_it_look_whole() {
         client.send(format!(
             "POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n5\r\nhello\r\n"
         ));
-        wait_until(PATIENCE, "the exchange", || proxy.figures().leased == 1);
+        wait_until(PATIENCE, "the exchange", || {
+            proxy.figures().counts.leased == 1
+        });
         drop(client);
         let _: PeerEnd = backend.end_of(1);
         assert!(!backend.requests()[0].complete, "{framing}");

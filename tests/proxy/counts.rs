@@ -49,8 +49,11 @@ fn ten_thousand_requests_of_eight_clients_take_eight_backend_connections_pooled(
     assert_eq!(nginx.connections_used() as u64, accepted);
     let figures = proxy.figures();
     assert_eq!(figures.requests, REQUESTS as u64);
-    assert_eq!(figures.opened, accepted);
-    assert_eq!(figures.opened + figures.reused, REQUESTS as u64);
+    assert_eq!(figures.counts.opened, accepted);
+    assert_eq!(
+        figures.counts.opened + figures.counts.reused,
+        REQUESTS as u64
+    );
 }
 
 #[test]
@@ -63,7 +66,10 @@ fn ten_thousand_requests_take_ten_thousand_backend_connections_in_short_mode() {
     assert_eq!(accepted, REQUESTS as u64);
     assert_eq!(nginx.requests_served(), REQUESTS);
     let figures = proxy.figures();
-    assert_eq!((figures.opened, figures.reused), (REQUESTS as u64, 0));
+    assert_eq!(
+        (figures.counts.opened, figures.counts.reused),
+        (REQUESTS as u64, 0)
+    );
     assert_eq!(
         figures.closed_for(CloseReason::KeepAliveOff),
         REQUESTS as u64
@@ -236,7 +242,7 @@ fn connections_are_shared_by_clients_that_come_one_after_another() {
         assert_eq!(client.response().text(), "1");
     }
     wait_until(PATIENCE, "one idle connection", || {
-        proxy.figures().idle == 1
+        proxy.figures().counts.idle == 1
     });
     assert_eq!(backend.connections(), 1);
 }

@@ -750,8 +750,8 @@ fn exhaust_ports() {
         let mut refused = false;
         wait_until(PATIENCE, "a lease or a failure", || {
             let figures = proxy.figures();
-            refused = figures.open_failed > 0;
-            refused || figures.leased == leased
+            refused = figures.counts.open_failed > 0;
+            refused || figures.counts.leased == leased
         });
         if refused {
             break client.response();

@@ -298,11 +298,13 @@ fn clients_are_served_side_by_side() {
         .map(|n| thread::spawn(move || Client::connect(addr).get(&format!("/{n}")).text()))
         .collect();
     gate.wait_reached(16);
-    assert_eq!(proxy.figures().leased, 16);
+    assert_eq!(proxy.figures().counts.leased, 16);
     gate.open();
     for (n, client) in clients.into_iter().enumerate() {
         assert_eq!(client.join().unwrap(), format!("GET /{n} HTTP/1.1"));
     }
     assert_eq!(backend.connections(), 16);
-    crate::support::wait_until(PATIENCE, "all to be idle", || proxy.figures().idle == 16);
+    crate::support::wait_until(PATIENCE, "all to be idle", || {
+        proxy.figures().counts.idle == 16
+    });
 }

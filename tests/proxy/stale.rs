@@ -42,7 +42,7 @@ fn all_are_answered(close: impl Fn(Conn) + Send + Sync + 'static, arrived: bool)
         );
         let gone = || {
             let figures = proxy.figures();
-            figures.leased + figures.idle == 0
+            figures.counts.leased + figures.counts.idle == 0
         };
         if arrived && !gone() {
             std::thread::yield_now();
@@ -109,11 +109,11 @@ fn a_connection_closed_long_after_its_answer_is_not_used_again() {
     let mut client = Client::connect(proxy.addr());
     for number in 1..=20 {
         assert_eq!(client.get("/").text(), number.to_string());
-        assert_eq!(proxy.figures().idle, 1);
+        assert_eq!(proxy.figures().counts.idle, 1);
         asked.send(()).unwrap();
         proxy.wait_closed_for(CloseReason::PeerClosedIdle, number);
     }
-    assert_eq!(proxy.figures().idle, 0);
+    assert_eq!(proxy.figures().counts.idle, 0);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn nginx_that_closes_idle_connections_fails_no_request() {
             assert_eq!(client.get("/").status, 200);
         }
         proxy.wait_closed_for(CloseReason::PeerClosedIdle, round);
-        assert_eq!(proxy.figures().idle, 0);
+        assert_eq!(proxy.figures().counts.idle, 0);
     }
 }
 
@@ -220,9 +220,13 @@ fn bytes_that_come_on_an_idle_connection_reach_nobody() {
         let response = client.get("/");
         assert_eq!(response.text(), number.to_string(), "{}", response.head);
         asked.send(()).unwrap();
-        wait_until(PATIENCE, "no idle connection", || proxy.figures().idle == 0);
+        wait_until(PATIENCE, "no idle connection", || {
+            proxy.figures().counts.idle == 0
+        });
     }
     drop(asked);
-    wait_until(PATIENCE, "no idle connection", || proxy.figures().idle == 0);
+    wait_until(PATIENCE, "no idle connection", || {
+        proxy.figures().counts.idle == 0
+    });
     assert_eq!(backend.requests().len(), 20);
 }
