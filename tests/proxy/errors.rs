@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use socket2::{Domain, Socket, Type};
 use warmline::keepalive::CloseReason;
 
@@ -342,8 +344,15 @@ fn garbage_from_a_backend_that_stays_connected_is_502_at_once() {
     let proxy = TestProxy::to(backend.addr).start();
     let mut client = Client::connect(proxy.addr());
     assert_error(&client.get("/"), 502, "garbage");
-    assert_serves(&mut client);
+    let answered = Instant::now();
     backend.end_of(1);
+    // Only an end that both sides agreed on is waited for, for a second.
+    let waited = answered.elapsed();
+    assert!(
+        waited < Duration::from_millis(900),
+        "let go after {waited:?}"
+    );
+    assert_serves(&mut client);
 }
 
 #[test]
