@@ -24,7 +24,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) type BackendLease = Lease<Connector<RequestBody>>;
 
 /// A client's request body on its way to the backend.
-pub struct RequestBody(Option<RequestStream>);
+///
+/// Boxed: most requests have none, and a request is moved several times on its way.
+pub struct RequestBody(Option<Box<RequestStream>>);
 
 struct RequestStream {
     incoming: Incoming,
@@ -42,13 +44,13 @@ impl RequestBody {
     }
 
     pub(super) fn stream(incoming: Incoming, client: Rc<Conn>, timeout: Duration) -> RequestBody {
-        RequestBody(Some(RequestStream {
+        RequestBody(Some(Box::new(RequestStream {
             incoming,
             limit: client.settings().limits.body,
             client,
             timeout,
             seen: 0,
-        }))
+        })))
     }
 }
 

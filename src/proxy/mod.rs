@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -182,7 +182,8 @@ impl Proxy {
             backend.tally.request();
             client.wait_for_backend(now, timeout);
             lease.conn().socket().send_head_from(client.socket());
-            let failure = match answered(client, lease.conn().send(request)).await {
+            let sent = pin!(lease.conn().send(request));
+            let failure = match answered(client, sent).await {
                 Ok(response) => break response,
                 Err(Unanswered::Unsent(unsent, _)) if lease.is_reused() => {
                     // The connection died before it took a byte: any method may be sent again, once,
@@ -191,8 +192,8 @@ impl Proxy {
                     lease.conn().socket().take_head_back(client.socket());
                     lease.spent(CloseReason::PeerClosedIdle);
                     drop(lease);
-                    request = *unsent;
                     lease = backend.lease_fresh().await?;
+                    request = *unsent;
                     headers::say_last(request.headers_mut(), is_last(&lease));
                     continue;
                 }
@@ -291,9 +292,10 @@ enum Unanswered {
 /// Waits for a response's head, as long as the exchange's waits allow.
 async fn answered(
     client: &Conn,
-    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    mut sent: Pin<
+        &mut impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    >,
 ) -> Result<Response<Incoming>, Unanswered> {
-    let mut sent = pin!(sent);
     poll_fn(|cx| {
         if let Some(wait) = client.expired() {
             return Poll::Ready(Err(Unanswered::Expired(wait)));
