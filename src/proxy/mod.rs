@@ -180,7 +180,13 @@ impl Proxy {
         let mut request = Request::from_parts(parts, body);
         let response = loop {
             backend.tally.request();
-            client.wait_for_backend(now, timeout);
+            // Opening a connection took its time; a waiting one is there at once.
+            let asked = if lease.is_reused() {
+                now
+            } else {
+                Instant::now()
+            };
+            client.wait_for_backend(asked, timeout);
             lease.conn().socket().send_head_from(client.socket());
             let sent = pin!(lease.conn().send(request));
             let failure = match answered(client, sent).await {
