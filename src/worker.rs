@@ -207,6 +207,9 @@ impl Door {
                 () = sleep_until(end) => {
                     let left = self.clients.conns.borrow().len();
                     warn!(connections = left, "shutdown_timeout is over: closing what is left");
+                    for (_, conn) in &*self.clients.conns.borrow() {
+                        conn.cut_off();
+                    }
                     return;
                 }
             }

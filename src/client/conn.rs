@@ -284,6 +284,14 @@ impl Conn {
         self.phase.get() == Phase::Idle && self.waits[Wait::NextRequest as usize].get().is_none()
     }
 
+    /// The connection is about to be dropped in the middle of whatever it does: a response whose end
+    /// would be the connection's must not look whole.
+    pub fn cut_off(&self) {
+        if self.phase.get() == Phase::Exchange && self.until_close.get() {
+            self.socket.reset_on_close();
+        }
+    }
+
     pub(super) fn wakes(&self, waker: &Waker) {
         self.alarm.wakes(waker);
     }

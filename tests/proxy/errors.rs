@@ -532,6 +532,17 @@ fn a_response_that_stalls_for_too_long_shows_as_broken() {
     proxy.wait_closed_for(CloseReason::Timeout, 1);
 }
 
+/// Asserts that the client's response ends with a reset, which may destroy what came of it.
+fn assert_reset(client: &mut Client, context: &str) {
+    match client.try_response() {
+        Ok(response) => {
+            assert_eq!(response.ended, Ended::Reset, "{context:?}");
+            assert!(!response.complete, "{context:?}");
+        }
+        Err(stop) => assert_eq!(stop, crate::support::wire::Stop::Reset, "{context:?}"),
+    }
+}
+
 #[test]
 fn a_1_0_client_sees_a_reset_where_a_close_would_look_like_the_end() {
     for bytes in [
@@ -552,14 +563,30 @@ fn a_1_0_client_sees_a_reset_where_a_close_would_look_like_the_end() {
         client.send("GET / HTTP/1.0\r\n\r\n");
         gate.wait_reached(1);
         gate.open();
-        match client.try_response() {
-            Ok(response) => {
-                assert_eq!(response.ended, Ended::Reset, "{bytes:?}");
-                assert!(!response.complete, "{bytes:?}");
-            }
-            Err(stop) => assert_eq!(stop, crate::support::wire::Stop::Reset, "{bytes:?}"),
-        }
+        assert_reset(&mut client, bytes);
     }
+}
+
+#[test]
+fn a_1_0_client_sees_a_reset_when_the_end_of_a_shutdown_cuts_its_response_off() {
+    let gate = Gate::new();
+    let backend = once({
+        let gate = gate.clone();
+        move |mut conn| {
+            conn.send("HTTP/1.1 200 OK\r\n\r\nonly this");
+            conn.pause(&gate);
+            conn.wait_for_end();
+        }
+    });
+    let proxy = TestProxy::to(backend.addr)
+        .settings(|settings| settings.shutdown_timeout = Duration::from_millis(300))
+        .start();
+    let mut client = Client::connect(proxy.addr());
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    gate.wait_reached(1);
+    gate.open();
+    proxy.server().stop();
+    assert_reset(&mut client, "cut off");
 }
 
 #[test]
