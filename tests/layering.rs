@@ -27,6 +27,7 @@ const PURE: &[&str] = &[
     "compare/picture.rs",
     "config/",
     "keepalive.rs",
+    "net/names.rs",
     "pool/state.rs",
     "proxy/failure.rs",
     "proxy/headers.rs",
