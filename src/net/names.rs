@@ -2,9 +2,9 @@
 //!
 //! Names are compared without regard to case (RFC 9110 §5.1), and hyper writes them in lower case;
 //! but there are programs that look for `ETag`. hyper can carry a second map with the original
-//! names along, at 15 % of what an exchange costs outside the kernel. Here the head is noted as it
-//! comes in, and the names are put over those of the head that goes out, byte for byte: they have
-//! the same length.
+//! names along, for most of the allocations of an exchange. Here the head is noted as it comes in,
+//! and the names are put over those of the head that goes out, byte for byte: they have the same
+//! length.
 
 /// The most that is noted of a head. Names beyond it go out as [`capitalise`] has them.
 const NOTED: usize = 16 * 1024;
@@ -240,8 +240,8 @@ fn next_line(text: &[u8], from: usize) -> Option<usize> {
 
 /// Where `byte` first stands in `text`, eight bytes at a time.
 ///
-/// For the twenty to forty bytes of a header line this costs half of what the memchr crate does,
-/// whose strength are long texts.
+/// A header line has twenty to forty bytes. The memchr crate, whose strength are long texts, spends
+/// as many instructions on choosing its way (callgrind).
 fn find(byte: u8, text: &[u8]) -> Option<usize> {
     let pattern = u64::from(byte) * LOW;
     let (words, rest) = text.as_chunks::<8>();
