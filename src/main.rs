@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Measured beside the system's allocator when an exchange allocated 18 times: 6 % less CPU a request.
+/// An exchange was measured to cost less with it than with the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

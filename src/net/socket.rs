@@ -76,11 +76,6 @@ impl Stream {
     pub fn has_peer_closed(&self) -> bool {
         self.socket.peer_closed.get()
     }
-
-    /// The other half.
-    pub fn socket(&self) -> &Rc<Socket> {
-        &self.socket
-    }
 }
 
 impl Socket {

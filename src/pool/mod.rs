@@ -234,7 +234,7 @@ impl<C: Connect> Lease<C> {
     }
 
     /// The exchange is over at `now`: parks the connection, or closes it.
-    pub fn finish(mut self, end: End, now: Instant) -> Verdict {
+    pub fn finish(mut self, end: End, now: Instant) {
         let conn = self.conn.take().expect("a lease ends once");
         let verdict = self
             .pool
@@ -245,7 +245,6 @@ impl<C: Connect> Lease<C> {
             self.pool.park(self.leased.id, conn);
         }
         self.pool.publish();
-        verdict
     }
 }
 

@@ -180,7 +180,7 @@ impl Relay {
             (Verdict::Keep, AfterResponse::Closed) => End::Spent(CloseReason::PeerAsked),
             (_, AfterResponse::Busy) => End::Spent(CloseReason::EarlyResponse),
         };
-        let _kept_or_closed = lease.finish(end, now);
+        lease.finish(end, now);
         self.client.response_over(now);
     }
 

@@ -349,12 +349,6 @@ fn failed(
     }
 }
 
-/// Ends the connection of a failed exchange under the failure's reason.
-fn give_up(mut lease: BackendLease, failure: Failure) -> Failure {
-    lease.spent(failure.close_reason());
-    failure
-}
-
 /// Hands a backend's response on to the client; its body carries the lease.
 fn relay(
     client: &Rc<Conn>,
@@ -365,20 +359,14 @@ fn relay(
     timeout: Duration,
 ) -> Result<Response<RelayBody>, Failure> {
     let (mut parts, incoming) = response.into_parts();
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let failure = Failure::BadAnswer {
-            backend: backend.address(),
-            source: None,
-        };
-        return Err(give_up(lease, failure));
-    }
     let facts = headers::forward_response(&mut parts);
-    if facts.coded {
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS || facts.coded {
         let failure = Failure::BadAnswer {
             backend: backend.address(),
             source: None,
         };
-        return Err(give_up(lease, failure));
+        lease.spent(failure.close_reason());
+        return Err(failure);
     }
     client.socket().send_head_from(lease.conn().socket());
     let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
