@@ -348,6 +348,8 @@ pub const UPSTREAMS: Table = Table {
             apache: "`ProxyPass … ttl=` (unlimited)",
             nginx: "`keepalive_timeout` in `upstream` (60s)",
         },
+        // Limits and the queue.
+        // Opening a connection.
         Setting {
             name: "connect_timeout",
             alias: Some("ConnectionTimeout"),
@@ -366,6 +368,11 @@ pub const UPSTREAMS: Table = Table {
             apache: "`ProxyPass … timeout=` (`ProxyTimeout`, else `Timeout`)",
             nginx: "`proxy_read_timeout`, `proxy_send_timeout` (60s)",
         },
+        // Sending a request again.
+        // Closing a connection.
+        // Sockets and ports.
+        // TLS and protocols.
+        // Looking names up.
         Setting {
             name: "preserve_host",
             alias: Some("ProxyPreserveHost"),

@@ -6,8 +6,8 @@
 mod body;
 mod failure;
 pub mod headers;
+mod upstream;
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, request};
 use http_body::Body;
@@ -26,71 +25,22 @@ use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::account::PoolTally;
-use crate::backend::{self, Connector};
-use crate::balance::Balance;
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
-use crate::net::BackendAddr;
-use crate::pool::{Acquired, Permit, Pool};
 use crate::route::Router;
 
 use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts};
+use upstream::Backend;
 
 pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
+pub use upstream::{Target, Upstream};
 
 /// One worker's half of the proxy: the routes, and its own connections to every backend.
 pub struct Proxy {
     router: Arc<Router<usize>>,
     upstreams: Vec<Upstream>,
-}
-
-/// One upstream as one worker sees it.
-pub struct Upstream {
-    settings: backend::Settings,
-    balance: RefCell<Balance>,
-    backends: Vec<Backend>,
-}
-
-struct Backend {
-    pool: Pool<Connector<RequestBody>>,
-    /// Its address as a `Host` header.
-    host: HeaderValue,
-    tally: Arc<PoolTally>,
-}
-
-/// One address of an upstream, looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The backend's address.
-    pub backend: BackendAddr,
-    /// Its weight.
-    pub weight: u32,
-}
-
-impl Upstream {
-    /// An upstream of these backends, each with its tally. Runs on the current thread's runtime.
-    pub fn new(settings: backend::Settings, targets: &[(Target, Arc<PoolTally>)]) -> Upstream {
-        let backends = targets.iter().map(|(target, tally)| Backend {
-            pool: Pool::new(
-                settings.keep_alive,
-                Connector::new(target.backend, settings.connect_timeout),
-                Arc::clone(tally),
-            ),
-            host: HeaderValue::from_maybe_shared(Bytes::from(target.backend.to_string()))
-                .expect("a socket address is visible ASCII"),
-            tally: Arc::clone(tally),
-        });
-        Upstream {
-            backends: backends.collect(),
-            balance: RefCell::new(Balance::new(
-                targets.iter().map(|(target, _)| target.weight),
-            )),
-            settings,
-        }
-    }
 }
 
 impl Proxy {
@@ -102,9 +52,7 @@ impl Proxy {
     /// Closes idle backend connections now, the others after their exchange.
     pub fn drain(&self) {
         for upstream in &self.upstreams {
-            for backend in &upstream.backends {
-                backend.pool.drain();
-            }
+            upstream.drain();
         }
     }
 
@@ -164,14 +112,14 @@ impl Proxy {
             facts,
             &Introduction {
                 client: client.ip(),
-                forwarded: upstream.settings.forwarded,
-                host: (!upstream.settings.preserve_host).then_some(&backend.host),
+                forwarded: upstream.settings().forwarded,
+                host: (!upstream.settings().preserve_host).then_some(&backend.host),
                 address: &backend.host,
                 last: is_last(&lease),
                 chunked: !body.is_end_stream() && body.size_hint().exact().is_none(),
             },
         );
-        let timeout = upstream.settings.timeout;
+        let timeout = upstream.settings().timeout;
         let body = if body.is_end_stream() {
             RequestBody::empty()
         } else {
@@ -212,73 +160,6 @@ impl Proxy {
             return Err(failure);
         };
         relay(client, response, lease, facts, backend, timeout)
-    }
-}
-
-impl Upstream {
-    /// A connection to the backend whose turn it is: one that waits, or else a new one.
-    async fn lease(&self, now: Instant) -> Result<(&Backend, BackendLease), Failure> {
-        let index = self.pick(now, &[]).ok_or_else(|| self.no_server())?;
-        let backend = &self.backends[index];
-        match backend.pool.acquire(now) {
-            Acquired::Reuse(lease) => Ok((backend, lease)),
-            // Boxed: rare, and large beside the rest of an exchange.
-            Acquired::Open(permit) => Box::pin(self.open(index, permit)).await,
-        }
-    }
-
-    /// Opens a connection; if the backend cannot be reached, turns to the others, each once.
-    async fn open(
-        &self,
-        mut index: usize,
-        mut permit: Permit<Connector<RequestBody>>,
-    ) -> Result<(&Backend, BackendLease), Failure> {
-        let mut tried = Vec::new();
-        loop {
-            let failure = match permit.open().await {
-                Ok(lease) => {
-                    self.balance.borrow_mut().reached(index);
-                    return Ok((&self.backends[index], lease));
-                }
-                Err(error) => Failure::from(error),
-            };
-            if !failure.is_backends_connect_fault() {
-                return Err(failure);
-            }
-            let now = Instant::now();
-            self.balance.borrow_mut().failed(index, now);
-            tried.push(index);
-            let Some(next) = self.pick(now, &tried) else {
-                return Err(failure);
-            };
-            info!(reason = %Chain(&failure), "trying the upstream's next server");
-            index = next;
-            permit = match self.backends[index].pool.acquire(now) {
-                Acquired::Reuse(lease) => return Ok((&self.backends[index], lease)),
-                Acquired::Open(permit) => permit,
-            };
-        }
-    }
-
-    fn pick(&self, now: Instant, tried: &[usize]) -> Option<usize> {
-        self.balance.borrow_mut().pick(now, tried)
-    }
-
-    fn no_server(&self) -> Failure {
-        Failure::NoServer {
-            upstream: self.settings.name.clone(),
-        }
-    }
-}
-
-impl Backend {
-    /// A connection that has never served: it cannot have been closed for its age.
-    async fn lease_fresh(&self) -> Result<BackendLease, Failure> {
-        Ok(Box::pin(self.pool.open()).await?)
-    }
-
-    fn address(&self) -> BackendAddr {
-        self.pool.connector().backend()
     }
 }
 
