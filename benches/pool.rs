@@ -26,8 +26,8 @@ fn pool(idle: usize, start: Instant) -> PoolState {
     let mut pool = PoolState::new(KEEP_ALIVE);
     let ids: Vec<ConnId> = (0..idle)
         .map(|_| {
-            let id = pool.permit();
-            pool.opened(id).id
+            let id = pool.permit(start);
+            pool.opened(id, start).id
         })
         .collect();
     for (id, after) in ids.into_iter().zip(0..) {
@@ -65,7 +65,7 @@ fn open_and_close(c: &mut Criterion) {
             let Grant::Open(id) = pool.acquire(black_box(now)) else {
                 panic!("short mode keeps nothing");
             };
-            let leased = pool.opened(id);
+            let leased = pool.opened(id, now);
             pool.release(leased.id, End::Complete, now)
         });
     });

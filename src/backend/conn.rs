@@ -21,7 +21,7 @@ use tower::{BoxError, ServiceExt};
 use tracing::debug;
 
 use crate::net::{self, BackendAddr, ConnectError, Peer, Socket, Stream, TcpConnect};
-use crate::pool::{Connect, Watch};
+use crate::pool::{Connect, Farewell, Watch};
 
 /// How long the backend may take to close after both sides agreed on the end, before we do.
 ///
@@ -107,6 +107,10 @@ where
 
     fn is_usable(&self, conn: &Conn<B>, idle: Duration) -> bool {
         conn.sender.is_ready() && conn.socket.peer(idle >= PROBE_IDLE) == Peer::Silent
+    }
+
+    fn close(&self, conn: Conn<B>, _: Farewell) {
+        drop(conn);
     }
 }
 

@@ -20,11 +20,11 @@ use tokio::time::Instant;
 use crate::account::PoolTally;
 use crate::keepalive::{CloseReason, KeepAlive, Verdict};
 
-pub use state::{ConnId, End, Grant, Leased, PoolState};
+pub use state::{ConnId, End, Farewell, Grant, Leased, PoolState};
 
 /// How connections of a pool are opened, and whether one can still be used.
 pub trait Connect: 'static {
-    /// An open connection. Dropping it closes it.
+    /// An open connection. Dropping it closes it; [`close`](Self::close) says how and why.
     type Conn: 'static;
     /// Why one could not be opened.
     type Error;
@@ -38,6 +38,9 @@ pub trait Connect: 'static {
     /// The last look at a parked connection before it is used: false when it can be known that
     /// its peer has closed it. It has waited for `idle`.
     fn is_usable(&self, conn: &Self::Conn, idle: Duration) -> bool;
+
+    /// Closes a connection of which the pool says `farewell`. Every opened one comes here once.
+    fn close(&self, conn: Self::Conn, farewell: Farewell);
 }
 
 /// The connections of one worker to one backend.
@@ -99,7 +102,8 @@ impl<C: Connect> Pool<C> {
                         .take()
                         .expect("an idle connection is parked");
                     if !self.0.connector.is_usable(&conn, leased.idle) {
-                        self.0.state.borrow_mut().stale(leased);
+                        let farewell = self.0.state.borrow_mut().stale(leased, now);
+                        self.0.connector.close(conn, farewell);
                         continue;
                     }
                     self.0.publish();
@@ -122,7 +126,7 @@ impl<C: Connect> Pool<C> {
     /// # Cancellation
     /// Dropping the future gives the attempt up.
     pub async fn open(&self) -> Result<Lease<C>, C::Error> {
-        let id = self.0.state.borrow_mut().permit();
+        let id = self.0.state.borrow_mut().permit(Instant::now());
         let permit = Permit {
             pool: self.clone(),
             id: Some(id),
@@ -132,11 +136,11 @@ impl<C: Connect> Pool<C> {
 
     /// Closes what is idle, and from now on every connection at the end of its exchange.
     pub fn drain(&self) {
+        let now = Instant::now();
         loop {
-            let Some(id) = self.0.state.borrow_mut().drain() else {
-                break;
-            };
-            self.0.unpark(id);
+            let ended = self.0.state.borrow_mut().drain(now);
+            let Some((id, farewell)) = ended else { break };
+            self.0.close_parked(id, farewell);
         }
         self.0.publish();
     }
@@ -169,7 +173,7 @@ impl<C: Connect> Permit<C> {
         let id = self.id.expect("a permit is used once");
         let conn = inner.connector.connect(Watch::new(&inner, id)).await?;
         self.id = None;
-        let leased = inner.state.borrow_mut().opened(id);
+        let leased = inner.state.borrow_mut().opened(id, Instant::now());
         inner.publish();
         Ok(Lease {
             pool: inner,
@@ -236,34 +240,30 @@ impl<C: Connect> Lease<C> {
     /// The exchange is over at `now`: parks the connection, or closes it.
     pub fn finish(mut self, end: End, now: Instant) {
         let conn = self.conn.take().expect("a lease ends once");
-        let verdict = self
-            .pool
-            .state
-            .borrow_mut()
-            .release(self.leased.id, end, now);
-        if verdict == Verdict::Keep {
-            self.pool.park(self.leased.id, conn);
-        }
-        self.pool.publish();
+        self.pool.take_back(self.leased.id, conn, end, now);
     }
 }
 
 impl<C: Connect> Drop for Lease<C> {
     fn drop(&mut self) {
-        if self.conn.take().is_some() {
+        if let Some(conn) = self.conn.take() {
             let end = End::Spent(self.spent);
-            let now = Instant::now();
-            let _closed = self
-                .pool
-                .state
-                .borrow_mut()
-                .release(self.leased.id, end, now);
-            self.pool.publish();
+            self.pool
+                .take_back(self.leased.id, conn, end, Instant::now());
         }
     }
 }
 
 impl<C: Connect> Inner<C> {
+    fn take_back(&self, id: ConnId, conn: C::Conn, end: End, now: Instant) {
+        let released = self.state.borrow_mut().release(id, end, now);
+        match released {
+            None => self.park(id, conn),
+            Some(farewell) => self.connector.close(conn, farewell),
+        }
+        self.publish();
+    }
+
     fn park(&self, id: ConnId, conn: C::Conn) {
         let mut parked = self.parked.borrow_mut();
         if parked.len() <= id.index() {
@@ -276,16 +276,16 @@ impl<C: Connect> Inner<C> {
         }
     }
 
-    /// Drops the parked connection, which closes it.
-    fn unpark(&self, id: ConnId) {
+    fn close_parked(&self, id: ConnId, farewell: Farewell) {
         let conn = self.parked.borrow_mut()[id.index()].take();
-        drop(conn.expect("an idle connection is parked"));
+        let conn = conn.expect("an idle connection is parked");
+        self.connector.close(conn, farewell);
     }
 
     fn peer_closed(&self, id: ConnId) {
-        let ended = self.state.borrow_mut().peer_closed(id);
-        if ended {
-            self.unpark(id);
+        let ended = self.state.borrow_mut().peer_closed(id, Instant::now());
+        if let Some(farewell) = ended {
+            self.close_parked(id, farewell);
             self.publish();
         }
     }
@@ -313,7 +313,7 @@ async fn sweep<C: Connect>(pool: Weak<Inner<C>>, deadline_set: Rc<Notify>) {
             loop {
                 let expired = pool.state.borrow_mut().expire(now);
                 match expired {
-                    Some(id) => pool.unpark(id),
+                    Some((id, farewell)) => pool.close_parked(id, farewell),
                     None => break,
                 }
             }

@@ -54,6 +54,20 @@ pub struct Leased {
     pub verdict: Verdict,
 }
 
+/// What a connection has been, told when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Farewell {
+    /// Why it ends.
+    pub reason: CloseReason,
+    /// The exchanges begun on it.
+    pub exchanges: u32,
+    /// How long it was open.
+    pub age: Duration,
+    /// How long it had waited when it ended, or before its last exchange if that ended it.
+    pub idle: Duration,
+}
+
 /// How the exchange on a leased connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -81,6 +95,9 @@ struct Entry {
     phase: Phase,
     /// Exchanges begun on it.
     exchanges: u32,
+    opened: Instant,
+    /// How long it waited for the exchange it carries.
+    idle: Duration,
 }
 
 /// Every connection of one pool, as a value.
@@ -135,12 +152,12 @@ impl PoolState {
                 self.counts.reused += 1;
                 Grant::Reuse(self.lease(index, idle))
             }
-            _ => Grant::Open(self.permit()),
+            _ => Grant::Open(self.permit(now)),
         }
     }
 
     /// Gives the permission to open a connection, whatever waits.
-    pub fn permit(&mut self) -> ConnId {
+    pub fn permit(&mut self, now: Instant) -> ConnId {
         self.counts.opening += 1;
         let generation = self.generation;
         self.generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
@@ -148,6 +165,8 @@ impl PoolState {
             generation,
             phase: Phase::Opening,
             exchanges: 0,
+            opened: now,
+            idle: Duration::ZERO,
         };
         ConnId {
             index: index(self.entries.insert(entry)),
@@ -157,11 +176,12 @@ impl PoolState {
 
     /// The connection under `id` is open, and leased to whoever opened it.
     #[must_use]
-    pub fn opened(&mut self, id: ConnId) -> Leased {
+    pub fn opened(&mut self, id: ConnId, now: Instant) -> Leased {
         let entry = self
             .entry(id)
             .expect("a permission is kept until it is used");
         assert!(matches!(entry.phase, Phase::Opening), "{id:?} opened twice");
+        self.entries[id.index()].opened = now;
         self.counts.opening -= 1;
         self.counts.opened += 1;
         self.lease(id.index, Duration::ZERO)
@@ -178,8 +198,9 @@ impl PoolState {
         self.counts.open_failed += 1;
     }
 
-    /// Takes back a connection whose exchange ended as `end` at `now`.
-    pub fn release(&mut self, id: ConnId, end: End, now: Instant) -> Verdict {
+    /// Takes back a connection whose exchange ended as `end` at `now`. It is parked if nothing is
+    /// returned, and ends otherwise.
+    pub fn release(&mut self, id: ConnId, end: End, now: Instant) -> Option<Farewell> {
         let entry = self
             .entry(id)
             .expect("a leased id is known until its release");
@@ -189,53 +210,45 @@ impl PoolState {
             End::Complete if self.draining => Verdict::Close(CloseReason::Drain),
             End::Complete => self.keep_alive.after_exchange(entry.exchanges),
         };
+        self.counts.leased -= 1;
         match verdict {
             Verdict::Keep => {
-                self.counts.leased -= 1;
                 self.park(id.index, now);
+                None
             }
-            Verdict::Close(reason) => {
-                self.counts.leased -= 1;
-                self.end(id.index, reason);
-            }
+            Verdict::Close(reason) => Some(self.end(id.index, reason, now)),
         }
-        verdict
     }
 
     /// The connection under `id` turned out to be closed by its peer.
     ///
-    /// True if it was idle and is now ended. A leased one is ended by its
-    /// [`release`](Self::release); one that has ended already is not found.
-    pub fn peer_closed(&mut self, id: ConnId) -> bool {
+    /// It ends if it was idle. A leased one is ended by its [`release`](Self::release); one that
+    /// has ended already is not found.
+    pub fn peer_closed(&mut self, id: ConnId, now: Instant) -> Option<Farewell> {
         match self.entry(id) {
             Some(Entry {
                 phase: Phase::Idle { .. },
                 ..
-            }) => {
-                self.unlink(id.index);
-                self.end(id.index, CloseReason::PeerClosedIdle);
-                true
-            }
-            _ => false,
+            }) => Some(self.end_idle(id.index, CloseReason::PeerClosedIdle, now)),
+            _ => None,
         }
     }
 
     /// Takes back the grant of a connection that turned out to be closed before it was used.
-    pub fn stale(&mut self, leased: Leased) {
+    pub fn stale(&mut self, leased: Leased, now: Instant) -> Farewell {
         self.counts.reused -= 1;
         self.counts.leased -= 1;
         assert!(self.entry(leased.id).is_some(), "a leased id is known");
-        self.end(leased.id.index, CloseReason::PeerClosedIdle);
+        self.entries[leased.id.index()].exchanges -= 1;
+        self.end(leased.id.index, CloseReason::PeerClosedIdle, now)
     }
 
     /// Ends one connection that has waited too long. Ask again until there is none.
-    pub fn expire(&mut self, now: Instant) -> Option<ConnId> {
+    pub fn expire(&mut self, now: Instant) -> Option<(ConnId, Farewell)> {
         let index = self.oldest?;
         self.is_too_old(index, now).then(|| {
             let id = self.id(index);
-            self.unlink(index);
-            self.end(index, CloseReason::IdleTimeout);
-            id
+            (id, self.end_idle(index, CloseReason::IdleTimeout, now))
         })
     }
 
@@ -247,13 +260,11 @@ impl PoolState {
 
     /// Ends one idle connection, and from now on every leased one at its release. Ask again until
     /// there is none.
-    pub fn drain(&mut self) -> Option<ConnId> {
+    pub fn drain(&mut self, now: Instant) -> Option<(ConnId, Farewell)> {
         self.draining = true;
         let index = self.oldest?;
         let id = self.id(index);
-        self.unlink(index);
-        self.end(index, CloseReason::Drain);
-        Some(id)
+        Some((id, self.end_idle(index, CloseReason::Drain, now)))
     }
 
     /// Panics if anything that is always true is not. For tests, and after each event in debug
@@ -336,6 +347,7 @@ impl PoolState {
     fn lease(&mut self, index: u32, idle: Duration) -> Leased {
         let entry = &mut self.entries[index as usize];
         entry.phase = Phase::Leased;
+        entry.idle = idle;
         entry.exchanges = entry.exchanges.saturating_add(1);
         self.counts.leased += 1;
         let exchange = entry.exchanges;
@@ -380,9 +392,21 @@ impl PoolState {
         }
     }
 
-    fn end(&mut self, index: u32, reason: CloseReason) {
-        self.entries.remove(index as usize);
+    fn end_idle(&mut self, index: u32, reason: CloseReason, now: Instant) -> Farewell {
+        self.entries[index as usize].idle = now.saturating_duration_since(self.idle_since(index));
+        self.unlink(index);
+        self.end(index, reason, now)
+    }
+
+    fn end(&mut self, index: u32, reason: CloseReason, now: Instant) -> Farewell {
+        let entry = self.entries.remove(index as usize);
         self.counts.closed[reason as usize] += 1;
+        Farewell {
+            reason,
+            exchanges: entry.exchanges,
+            age: now.saturating_duration_since(entry.opened),
+            idle: entry.idle,
+        }
     }
 
     fn is_too_old(&self, index: u32, now: Instant) -> bool {
@@ -433,7 +457,7 @@ mod tests {
 
     fn open(pool: &mut PoolState, now: Instant) -> ConnId {
         match pool.acquire(now) {
-            Grant::Open(id) => pool.opened(id).id,
+            Grant::Open(id) => pool.opened(id, now).id,
             Grant::Reuse(leased) => panic!("nothing to reuse, got {leased:?}"),
         }
     }
@@ -452,7 +476,7 @@ mod tests {
         let ids: Vec<_> = (0..3).map(|_| open(&mut pool, now)).collect();
         for (&id, second) in ids.iter().zip(0..) {
             let end = now + Duration::from_secs(second);
-            assert_eq!(pool.release(id, End::Complete, end), Verdict::Keep);
+            assert_eq!(pool.release(id, End::Complete, end), None);
         }
         let order: Vec<_> = (0..3).map(|_| reuse(&mut pool, now).id).collect();
         assert_eq!(order, [ids[2], ids[1], ids[0]]);
@@ -468,7 +492,12 @@ mod tests {
         assert_eq!(pool.next_deadline(), Some(now + IDLE));
         assert_eq!(pool.expire(now + IDLE - Duration::from_nanos(1)), None);
         assert!(matches!(pool.acquire(now + IDLE), Grant::Open(_)));
-        assert_eq!(pool.expire(now + IDLE), Some(id));
+        let (expired, farewell) = pool.expire(now + IDLE).unwrap();
+        assert_eq!(expired, id);
+        assert_eq!(
+            (farewell.exchanges, farewell.idle, farewell.age),
+            (1, IDLE, IDLE)
+        );
         assert_eq!(pool.counts().closed[CloseReason::IdleTimeout as usize], 1);
         pool.check();
     }
@@ -485,8 +514,8 @@ mod tests {
         let third = reuse(&mut pool, now);
         assert_eq!(third.verdict, Verdict::Close(CloseReason::RequestLimit));
         assert_eq!(
-            pool.release(id, End::Complete, now),
-            Verdict::Close(CloseReason::RequestLimit)
+            pool.release(id, End::Complete, now).map(|end| end.reason),
+            Some(CloseReason::RequestLimit)
         );
         assert!(matches!(pool.acquire(now), Grant::Open(_)));
         pool.check();
@@ -502,8 +531,8 @@ mod tests {
         for _ in 0..3 {
             let id = open(&mut pool, now);
             assert_eq!(
-                pool.release(id, End::Complete, now),
-                Verdict::Close(CloseReason::KeepAliveOff)
+                pool.release(id, End::Complete, now).map(|end| end.reason),
+                Some(CloseReason::KeepAliveOff)
             );
             pool.check();
         }
@@ -516,11 +545,11 @@ mod tests {
         let mut pool = pool(0);
         let (busy, idle) = (open(&mut pool, now), open(&mut pool, now));
         let _ = pool.release(idle, End::Complete, now);
-        assert_eq!(pool.drain(), Some(idle));
-        assert_eq!(pool.drain(), None);
+        assert_eq!(pool.drain(now).map(|(id, _)| id), Some(idle));
+        assert_eq!(pool.drain(now), None);
         assert_eq!(
-            pool.release(busy, End::Complete, now),
-            Verdict::Close(CloseReason::Drain)
+            pool.release(busy, End::Complete, now).map(|end| end.reason),
+            Some(CloseReason::Drain)
         );
         pool.check();
     }
@@ -534,8 +563,8 @@ mod tests {
         let second = open(&mut pool, now);
         assert_eq!(first.index(), second.index());
         let _ = pool.release(second, End::Complete, now);
-        assert!(!pool.peer_closed(first));
-        assert!(pool.peer_closed(second));
+        assert_eq!(pool.peer_closed(first, now), None);
+        assert!(pool.peer_closed(second, now).is_some());
         pool.check();
     }
 
@@ -590,7 +619,7 @@ mod tests {
                 },
                 Event::Opened(which) => {
                     if let Some(id) = pick(&mut self.opening, which) {
-                        self.leased.push((pool.opened(id), false));
+                        self.leased.push((pool.opened(id, now), false));
                     }
                 }
                 Event::OpenFailed(which) => {
@@ -605,8 +634,7 @@ mod tests {
                         } else {
                             End::Spent(CloseReason::Protocol)
                         };
-                        let verdict = pool.release(leased.id, end, now);
-                        if verdict == Verdict::Keep {
+                        if pool.release(leased.id, end, now).is_none() {
                             assert_eq!(leased.verdict, Verdict::Keep, "announced as the last one");
                             self.parked.push((leased.id, now));
                         }
@@ -615,25 +643,25 @@ mod tests {
                 Event::Stale(which) => {
                     if let Some(at) = self.leased.iter().position(|(_, reused)| *reused) {
                         let (leased, _) = self.leased.swap_remove(at.min(which.max(at)));
-                        pool.stale(leased);
+                        let _end = pool.stale(leased, now);
                     }
                 }
                 Event::PeerClosed(which) => {
                     if !self.parked.is_empty() {
                         let (id, _) = self.parked.remove(which % self.parked.len());
-                        assert!(pool.peer_closed(id));
-                        assert!(!pool.peer_closed(id), "ended twice");
+                        assert!(pool.peer_closed(id, now).is_some());
+                        assert_eq!(pool.peer_closed(id, now), None, "ended twice");
                     }
                 }
                 Event::Expire => {
-                    while let Some(id) = pool.expire(now) {
+                    while let Some((id, _)) = pool.expire(now) {
                         let (oldest, since) = self.parked.remove(0);
                         assert_eq!(id, oldest, "the longest parked expires first");
                         assert!(now - since >= IDLE, "expired too early");
                     }
                 }
                 Event::Drain => {
-                    while let Some(id) = pool.drain() {
+                    while let Some((id, _)) = pool.drain(now) {
                         self.parked.retain(|(parked, _)| *parked != id);
                     }
                 }
