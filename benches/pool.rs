@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use warmline::alarm::Alarms;
 use warmline::balance::Balance;
 use warmline::keepalive::KeepAlive;
-use warmline::pool::{ConnId, End, Grant, PoolState};
+use warmline::pool::{ConnId, End, Hint, Identity, PoolState, Settings, Wants};
 
 const IDLE: [usize; 3] = [1, 64, 1024];
 
@@ -23,15 +23,20 @@ const KEEP_ALIVE: KeepAlive = KeepAlive {
 
 /// A pool with `idle` connections, parked a millisecond apart from `start` on.
 fn pool(idle: usize, start: Instant) -> PoolState {
-    let mut pool = PoolState::new(KEEP_ALIVE);
+    let mut pool = PoolState::new(Settings::new(KEEP_ALIVE));
     let ids: Vec<ConnId> = (0..idle)
         .map(|_| {
-            let id = pool.permit(start);
-            pool.opened(id, start).id
+            let id = pool.opening(start, Identity::default());
+            pool.opened(id, 1, 0, start).id
         })
         .collect();
     for (id, after) in ids.into_iter().zip(0..) {
-        let _kept = pool.release(id, End::Complete, start + Duration::from_millis(after));
+        let _kept = pool.release(
+            id,
+            End::Complete,
+            Hint::default(),
+            start + Duration::from_millis(after),
+        );
     }
     pool
 }
@@ -44,9 +49,10 @@ fn reuse(c: &mut Criterion) {
         let mut pool = pool(idle, start);
         let now = start + Duration::from_secs(2);
         group.bench_function(BenchmarkId::from_parameter(idle), |b| {
-            b.iter(|| match pool.acquire(black_box(now)) {
-                Grant::Reuse(leased) => pool.release(leased.id, End::Complete, now),
-                Grant::Open(id) => panic!("a connection is idle, got {id:?}"),
+            b.iter(|| {
+                let leased = pool.acquire(black_box(now), Wants::default());
+                let leased = leased.expect("a connection is idle");
+                pool.release(leased.id, End::Complete, Hint::default(), now)
             });
         });
     }
@@ -55,18 +61,16 @@ fn reuse(c: &mut Criterion) {
 
 /// The short mode's path: a permission, an open connection, its end.
 fn open_and_close(c: &mut Criterion) {
-    let mut pool = PoolState::new(KeepAlive {
+    let mut pool = PoolState::new(Settings::new(KeepAlive {
         enabled: false,
         ..KEEP_ALIVE
-    });
+    }));
     let now = Instant::now();
     c.bench_function("pool/open and close", |b| {
         b.iter(|| {
-            let Grant::Open(id) = pool.acquire(black_box(now)) else {
-                panic!("short mode keeps nothing");
-            };
-            let leased = pool.opened(id, now);
-            pool.release(leased.id, End::Complete, now)
+            let id = pool.opening(black_box(now), Identity::default());
+            let leased = pool.opened(id, 1, 0, now);
+            pool.release(leased.id, End::Complete, Hint::default(), now)
         });
     });
 }

@@ -54,7 +54,7 @@ pub enum Verdict {
 pub enum CloseReason {
     /// Keep-alive is off: one exchange a connection, the short mode.
     KeepAliveOff,
-    /// It carried as many exchanges as `max_keep_alive_requests` allows.
+    /// It carried as many exchanges as `max_keep_alive_requests`, or its backend's `max=`, allows.
     RequestLimit,
     /// It waited `keep_alive_timeout` for its next exchange.
     IdleTimeout,
@@ -73,13 +73,18 @@ pub enum CloseReason {
     Timeout,
     /// What the peer sent was not HTTP, or came when nothing was asked for.
     Protocol,
-    /// The proxy is shutting down.
+    /// The pool it belonged to is being emptied: the proxy stops, or the server was taken out.
     Drain,
+    /// It was older than `max_age`.
+    MaxAge,
+    /// It was idle, and one too many: `max_idle` was reached, or its place was needed for one that
+    /// suits.
+    Surplus,
 }
 
 impl CloseReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [CloseReason; 11] = [
+    pub const ALL: [CloseReason; 13] = [
         CloseReason::KeepAliveOff,
         CloseReason::RequestLimit,
         CloseReason::IdleTimeout,
@@ -91,6 +96,8 @@ impl CloseReason {
         CloseReason::Timeout,
         CloseReason::Protocol,
         CloseReason::Drain,
+        CloseReason::MaxAge,
+        CloseReason::Surplus,
     ];
 
     /// The reason as it stands in metrics and logs.
@@ -107,6 +114,8 @@ impl CloseReason {
             CloseReason::Timeout => "timeout",
             CloseReason::Protocol => "protocol",
             CloseReason::Drain => "drain",
+            CloseReason::MaxAge => "max_age",
+            CloseReason::Surplus => "surplus",
         }
     }
 }

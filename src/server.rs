@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::account::{PoolFigures, PoolTally};
+use crate::account::{LineFigures, PoolFigures, PoolTally};
 use crate::net::{self, BackendAddr, ListenError};
-use crate::proxy::Target;
+use crate::pool::Common;
+use crate::proxy::{ServerCommon, Target};
 use crate::route::{RouteSettings, Router};
-use crate::worker::{self, Plan, Share};
+use crate::worker::{self, Plan};
 use crate::{backend, client};
 
 /// Everything a proxy is started with.
@@ -73,25 +74,32 @@ pub struct Server {
     upstreams: Vec<UpstreamFigures>,
 }
 
-/// One upstream's backends, and where its workers count them.
+/// One upstream's backends, and what its workers count.
 #[derive(Clone, Debug)]
 pub struct UpstreamFigures {
     /// Its name.
     pub name: String,
-    /// Its backends, each with one tally a worker.
-    pub backends: Vec<(BackendAddr, Vec<Arc<PoolTally>>)>,
+    /// Its backends.
+    pub backends: Vec<(Target, Arc<ServerCommon>)>,
 }
 
 impl UpstreamFigures {
     /// All workers' figures of all its backends, added up.
     pub fn sum(&self) -> PoolFigures {
         let mut sum = PoolFigures::default();
-        for (_, tallies) in &self.backends {
-            for tally in tallies {
+        for (_, common) in &self.backends {
+            for tally in common.tallies() {
                 tally.add_to(&mut sum);
             }
         }
         sum
+    }
+
+    /// Its backends, each with the figures of its line.
+    pub fn lines(&self) -> impl Iterator<Item = (BackendAddr, LineFigures)> {
+        self.backends
+            .iter()
+            .map(|(target, common)| (target.backend, common.figures()))
     }
 }
 
@@ -122,13 +130,11 @@ impl Server {
                 .collect(),
             workers: Vec::new(),
             stop: watch::Sender::new(false),
-            upstreams: upstreams
-                .iter()
-                .map(|(figures, _)| figures.clone())
-                .collect(),
+            upstreams: upstreams.clone(),
         };
         for number in 0..workers {
             let plan = Plan {
+                number,
                 listeners: sockets.iter_mut().filter_map(Vec::pop).collect(),
                 client: settings.client.clone(),
                 router: Arc::clone(&router),
@@ -136,9 +142,7 @@ impl Server {
                     .upstreams
                     .iter()
                     .zip(&upstreams)
-                    .map(|(settings, (figures, targets))| {
-                        (settings.clone(), share(figures, targets, number))
-                    })
+                    .map(|(settings, figures)| (settings.clone(), figures.backends.clone()))
                     .collect(),
                 shutdown_timeout: settings.shutdown_timeout,
                 stop: server.stop.subscribe(),
@@ -214,11 +218,8 @@ fn router(settings: &Settings) -> Result<Router<usize>, StartError> {
     Ok(Router::new(routes))
 }
 
-/// The addresses of an upstream's servers, and a tally for each of them and each worker.
-fn look_up(
-    upstream: &backend::Settings,
-    workers: usize,
-) -> Result<(UpstreamFigures, Vec<Target>), StartError> {
+/// The addresses of an upstream's servers, and what the workers have in common of each.
+fn look_up(upstream: &backend::Settings, workers: usize) -> Result<UpstreamFigures, StartError> {
     let mut targets = Vec::new();
     for server in &upstream.servers {
         let fail = |source| StartError::LookUp {
@@ -236,25 +237,13 @@ fn look_up(
             weight: server.weight,
         }));
     }
-    let tallies = || {
-        (0..workers)
-            .map(|_| Arc::new(PoolTally::default()))
-            .collect()
+    let common = |target| {
+        let tallies = (0..workers).map(|_| Arc::new(PoolTally::default()));
+        let common = Common::new(upstream.pool.clone(), tallies.collect());
+        (target, Arc::new(common))
     };
-    let figures = UpstreamFigures {
+    Ok(UpstreamFigures {
         name: upstream.name.clone(),
-        backends: targets
-            .iter()
-            .map(|target| (target.backend, tallies()))
-            .collect(),
-    };
-    Ok((figures, targets))
-}
-
-fn share(figures: &UpstreamFigures, targets: &[Target], worker: usize) -> Share {
-    targets
-        .iter()
-        .zip(&figures.backends)
-        .map(|(&target, (_, tallies))| (target, Arc::clone(&tallies[worker])))
-        .collect()
+        backends: targets.into_iter().map(common).collect(),
+    })
 }

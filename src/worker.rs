@@ -14,26 +14,27 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
-use crate::account::PoolTally;
 use crate::alarm::Alarms;
 use crate::backend;
 use crate::client::{self, Conn};
 use crate::net::{ClientAddr, Stream};
-use crate::proxy::{Proxy, Target, Upstream};
+use crate::proxy::{Proxy, ServerCommon, Target, Upstream};
 use crate::route::Router;
 
-/// The backends of an upstream, and where this worker counts them.
-pub type Share = Vec<(Target, Arc<PoolTally>)>;
+/// The backends of an upstream, and what all workers have in common of each.
+pub type Share = Vec<(Target, Arc<ServerCommon>)>;
 
 /// What a worker is made of; it crosses to the worker's thread.
 pub struct Plan {
+    /// Its number; the first is 0.
+    pub number: usize,
     /// Its listening sockets, non-blocking.
     pub listeners: Vec<StdListener>,
     /// How clients are served.
     pub client: client::Settings,
     /// The routes, to upstreams by index.
     pub router: Arc<Router<usize>>,
-    /// The upstreams, each with its backends and where to count them.
+    /// The upstreams, each with its backends.
     pub upstreams: Vec<(backend::Settings, Share)>,
     /// How long requests in flight may take after the stop.
     pub shutdown_timeout: Duration,
@@ -74,7 +75,7 @@ async fn work(mut plan: Plan) -> io::Result<()> {
     let upstreams = plan
         .upstreams
         .iter()
-        .map(|(settings, targets)| Upstream::new(settings.clone(), targets))
+        .map(|(settings, targets)| Upstream::new(settings.clone(), targets, plan.number))
         .collect();
     let door = Rc::new(Door {
         proxy: Rc::new(Proxy::new(plan.router, upstreams)),

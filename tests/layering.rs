@@ -28,6 +28,10 @@ const PURE: &[&str] = &[
     "config/",
     "keepalive.rs",
     "net/names.rs",
+    "pool/ghost.rs",
+    "pool/learn.rs",
+    "pool/line.rs",
+    "pool/settings.rs",
     "pool/state.rs",
     "proxy/failure.rs",
     "proxy/headers.rs",
@@ -109,7 +113,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("compare", &["census"]),
     (
         "config",
-        &["backend", "client", "keepalive", "route", "server"],
+        &["backend", "client", "keepalive", "pool", "route", "server"],
     ),
     ("keepalive", &[]),
     ("lib", &[]),
@@ -133,14 +137,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "account", "backend", "client", "net", "proxy", "route", "worker",
+            "account", "backend", "client", "net", "pool", "proxy", "route", "worker",
         ],
     ),
     (
         "worker",
-        &[
-            "account", "alarm", "backend", "client", "net", "proxy", "route",
-        ],
+        &["alarm", "backend", "client", "net", "proxy", "route"],
     ),
 ];
 

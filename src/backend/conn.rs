@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,13 +15,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tower::timeout::Timeout;
 use tower::{BoxError, ServiceExt};
 use tracing::debug;
 
 use crate::net::{self, BackendAddr, ConnectError, Peer, Socket, Stream, TcpConnect};
-use crate::pool::{Connect, Farewell, Watch};
+use crate::pool::{Connect, Farewell, Identity, Watch};
 
 /// How long the backend may take to close after both sides agreed on the end, before we do.
 ///
@@ -71,22 +72,60 @@ where
     type Conn = Conn<B>;
     type Error = ConnectError;
 
-    async fn connect(&self, watch: Watch) -> Result<Conn<B>, ConnectError> {
+    type Lent = Lent;
+
+    async fn connect(&self, _: Identity, watch: Watch) -> Result<Conn<B>, ConnectError> {
         let stream = self
             .open
             .clone()
             .oneshot(self.backend)
             .await
             .map_err(|error| ConnectError::sort(error, self.backend, self.limit))?;
+        Ok(self.begin(stream, watch))
+    }
+
+    fn is_usable(&self, conn: &Conn<B>, idle: Duration) -> bool {
+        conn.sender.is_ready() && conn.socket.peer(idle >= PROBE_IDLE) == Peer::Silent
+    }
+
+    fn close(&self, conn: Option<Conn<B>>, _: Farewell) {
+        drop(conn);
+    }
+
+    fn lend(&self, conn: Conn<B>) -> Result<Lent, Conn<B>> {
+        conn.lend()
+    }
+
+    fn adopt(&self, lent: Lent, watch: Watch) -> Option<Conn<B>> {
+        let stream = TcpStream::from_std(lent.0).ok()?;
+        Some(self.begin(stream, watch))
+    }
+
+    fn is_out_of_ports(error: &ConnectError) -> bool {
+        matches!(error, ConnectError::NoLocalPort { .. })
+    }
+}
+
+/// An idle connection on its way from one worker's runtime to another's.
+#[derive(Debug)]
+pub struct Lent(std::net::TcpStream);
+
+impl<B> Connector<B>
+where
+    B: Body<Data = bytes::Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Begins to speak HTTP over an open connection.
+    fn begin(&self, stream: TcpStream, watch: Watch) -> Conn<B> {
         let (io, socket) = Stream::new(stream);
-        let (sender, connection) =
-            self.http
-                .handshake(TokioIo::new(io))
-                .await
-                .map_err(|error| {
-                    // It only makes the two halves; nothing is sent.
-                    ConnectError::sort(Box::new(error), self.backend, self.limit)
-                })?;
+        let mut handshake = pin!(self.http.handshake(TokioIo::new(io)));
+        let made = handshake
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        // It only makes the two halves; nothing is sent, and nothing can fail.
+        let Poll::Ready(Ok((sender, connection))) = made else {
+            panic!("HTTP/1.1 begins without a word")
+        };
         let gate = Arc::new(Gate::default());
         let carrier = Rc::new(Carrier {
             connection: RefCell::new(Some(connection)),
@@ -96,21 +135,15 @@ where
             closing: Cell::new(Closing::Agreed),
             aborted: Notify::new(),
         });
+        // Only now does hyper say that it is ready: it may be parked before its task runs.
+        carrier.advance();
         tokio::task::spawn_local(carry(Rc::clone(&carrier), self.backend, watch));
-        Ok(Conn {
+        Conn {
             sender,
             socket,
             carrier,
             in_exchange: Cell::new(false),
-        })
-    }
-
-    fn is_usable(&self, conn: &Conn<B>, idle: Duration) -> bool {
-        conn.sender.is_ready() && conn.socket.peer(idle >= PROBE_IDLE) == Peer::Silent
-    }
-
-    fn close(&self, conn: Conn<B>, _: Farewell) {
-        drop(conn);
+        }
     }
 }
 
@@ -177,6 +210,27 @@ where
         answer
     }
 
+    /// Takes an idle connection off its runtime.
+    fn lend(self) -> Result<Lent, Conn<B>> {
+        let Some(connection) = self.carrier.connection.take() else {
+            return Err(self);
+        };
+        let parts = connection.into_parts();
+        let stream = parts.io.into_inner();
+        // The carrying task has nothing to carry any more.
+        self.carrier.ended.set(Some(Ok(())));
+        self.carrier.waker.wake_by_ref();
+        // Bytes that nobody asked for: it is not to be used again.
+        if !parts.read_buf.is_empty() || !stream.is_flushed() {
+            return Err(self);
+        }
+        let socket = Rc::clone(&self.socket);
+        drop(stream);
+        drop(self);
+        let stream = Socket::into_std(socket).expect("an idle connection has no third handle");
+        Ok(Lent(stream))
+    }
+
     /// Asks how the connection is, its last response having been read to its end.
     pub fn after_response(&self) -> AfterResponse {
         self.in_exchange.set(false);
@@ -230,7 +284,7 @@ impl<B: Body + 'static> Drop for Conn<B> {
 
 /// What moves the bytes of one connection: polled by a task of its own, and by whoever sends.
 struct Carrier<B: Body + 'static> {
-    /// Taken by the task at the end.
+    /// Taken by the task at the end, or with the connection when it goes to another worker.
     connection: RefCell<Option<http1::Connection<TokioIo<Stream>, B>>>,
     /// How the connection ended while the task was not looking.
     ended: Cell<Option<hyper::Result<()>>>,
@@ -282,7 +336,10 @@ where
     B::Error: Into<BoxError>,
 {
     let result = poll_fn(|cx| carrier.poll(cx)).await;
-    let connection = carrier.connection.take().expect("only this task takes it");
+    let Some(connection) = carrier.connection.take() else {
+        // It went to another worker.
+        return;
+    };
     let mut stream = connection.into_parts().io.into_inner();
     watch.ended();
     if let Err(error) = result {

@@ -6,5 +6,5 @@
 mod conn;
 mod settings;
 
-pub use conn::{AfterResponse, Conn, Connector};
+pub use conn::{AfterResponse, Conn, Connector, Lent};
 pub use settings::{Forwarded, ServerSettings, Settings};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::keepalive::KeepAlive;
+use crate::pool;
 
 /// An upstream: a named set of backends, and how they are spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,9 +14,9 @@ pub struct Settings {
     /// The backends, at least one.
     pub servers: Vec<ServerSettings>,
 
-    /// Whether, how often and how long backend connections are kept. Off is the short mode: one
-    /// connection a request, `Connection: close` on it, the backend closes first.
-    pub keep_alive: KeepAlive,
+    /// How connections are kept, limited and waited for, and whether they are kept at all: with
+    /// `keep_alive.enabled` off it is the short mode, one connection a request.
+    pub pool: pool::Settings,
 
     /// The longest opening a connection may take, until the TCP handshake is over.
     ///
@@ -45,7 +46,7 @@ impl Settings {
         Settings {
             name: name.into(),
             servers,
-            keep_alive: KeepAlive::BACKEND,
+            pool: pool::Settings::new(KeepAlive::BACKEND),
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_mins(1),
             preserve_host: true,

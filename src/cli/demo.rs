@@ -174,7 +174,7 @@ impl Arm {
             .map(|address| ServerSettings::new(address.to_string()))
             .collect();
         let mut upstream = backend::Settings::new(name, servers);
-        upstream.keep_alive = KeepAlive {
+        upstream.pool.keep_alive = KeepAlive {
             enabled: keep_alive,
             ..KeepAlive::BACKEND
         };

@@ -81,9 +81,9 @@ fn announce(server: &Server, settings: &server::Settings) {
         let backends: Vec<_> = upstream
             .backends
             .iter()
-            .map(|(backend, _)| backend.to_string())
+            .map(|(target, _)| target.backend.to_string())
             .collect();
-        let arm = if settings.keep_alive.enabled {
+        let arm = if settings.pool.keep_alive.enabled {
             "kept connections"
         } else {
             "one connection a request"
@@ -137,7 +137,7 @@ fn override_with(settings: &mut server::Settings, args: &RunArgs) {
         settings.workers = workers;
     }
     for upstream in &mut settings.upstreams {
-        let keep_alive = &mut upstream.keep_alive;
+        let keep_alive = &mut upstream.pool.keep_alive;
         if let Some(enabled) = args.keep_alive {
             keep_alive.enabled = enabled;
         }
@@ -195,9 +195,9 @@ mod tests {
         assert_eq!(settings.workers, 3);
         assert_eq!(settings.upstreams.len(), 2);
         for upstream in settings.upstreams {
-            assert!(!upstream.keep_alive.enabled);
-            assert_eq!(upstream.keep_alive.max_requests, None);
-            assert_eq!(upstream.keep_alive.timeout, Duration::from_secs(2));
+            assert!(!upstream.pool.keep_alive.enabled);
+            assert_eq!(upstream.pool.keep_alive.max_requests, None);
+            assert_eq!(upstream.pool.keep_alive.timeout, Duration::from_secs(2));
         }
         assert_eq!(
             settings.client.keep_alive,

@@ -9,6 +9,7 @@ use super::*;
 use crate::backend::{self, Forwarded, ServerSettings};
 use crate::client;
 use crate::keepalive::KeepAlive;
+use crate::pool;
 use crate::route::RouteSettings;
 use crate::server::ListenerSettings;
 
@@ -208,11 +209,11 @@ fn every_setting_arrives() {
                 weight: 0,
             },
         ],
-        keep_alive: KeepAlive {
+        pool: pool::Settings::new(KeepAlive {
             enabled: false,
             max_requests: NonZeroU32::new(7),
             timeout: Duration::from_secs(90),
-        },
+        }),
         connect_timeout: Duration::from_millis(300),
         timeout: Duration::from_mins(2),
         preserve_host: false,

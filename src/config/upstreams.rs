@@ -1,5 +1,6 @@
 //! `[upstreams.NAME]` → the upstreams and their servers.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -12,6 +13,7 @@ use super::values::{Scalar, keep_alive, number, set, switch, time};
 use super::{address, keys};
 use crate::backend::{self, Forwarded, ServerSettings};
 use crate::keepalive::KeepAlive;
+use crate::pool;
 
 /// The longest name of an upstream: it becomes a label of every metric of its backends.
 const LONGEST_NAME: usize = 64;
@@ -82,7 +84,8 @@ fn upstream(
 ) -> Option<backend::Settings> {
     let servers = servers(section, reader);
     let mut settings = backend::Settings::new(name, Vec::new());
-    settings.keep_alive = keep_alive(reader, section, KeepAlive::BACKEND);
+    settings.pool.keep_alive = keep_alive(reader, section, KeepAlive::BACKEND);
+    limits(&mut settings.pool, section, reader);
     set(
         &mut settings.connect_timeout,
         time(reader, section, "connect_timeout"),
@@ -102,6 +105,60 @@ fn upstream(
     set(&mut settings.forwarded, forwarded);
     settings.servers = servers?;
     Some(settings)
+}
+
+fn limits(pool: &mut pool::Settings, section: &Section<'_>, reader: &mut Reader<'_>) {
+    for (limit, name) in [
+        (&mut pool.max_connections, "max_connections"),
+        (&mut pool.max_idle, "max_idle"),
+        (&mut pool.max_connecting, "max_connecting"),
+        (&mut pool.max_connects_per_second, "max_connects_per_second"),
+    ] {
+        set(limit, number(reader, section, name).map(NonZeroU32::new));
+    }
+    set(&mut pool.min_idle, number(reader, section, "min_idle"));
+    set(
+        &mut pool.max_waiting,
+        number(reader, section, "max_waiting"),
+    );
+    let age = time(reader, section, "max_age");
+    set(
+        &mut pool.max_age,
+        age.map(|age| (!age.is_zero()).then_some(age)),
+    );
+    for (value, name) in [
+        (&mut pool.acquire_timeout, "acquire_timeout"),
+        (&mut pool.safe_idle, "safe_idle"),
+        (&mut pool.hint_margin, "hint_margin"),
+    ] {
+        set(value, time(reader, section, name));
+    }
+    for (value, name) in [
+        (&mut pool.heed_hints, "backend_hints"),
+        (&mut pool.learn_idle_timeout, "learn_idle_timeout"),
+    ] {
+        set(value, switch(reader, section, name));
+    }
+    let too_few = |most: Option<NonZeroU32>| most.is_some_and(|most| most.get() < pool.min_idle);
+    for (name, most) in [
+        ("max_connections", pool.max_connections),
+        ("max_idle", pool.max_idle),
+    ] {
+        if too_few(most) {
+            let span = section.value_span("min_idle");
+            reader.note(
+                Finding::fault(format!(
+                    "`min_idle` of {} is more than its `{name}`",
+                    section.header
+                ))
+                .at(
+                    span.unwrap_or_else(|| section.span.clone()),
+                    format!("`{name}` is {}", most.map_or(0, u32::from)),
+                )
+                .help(format!("raise `{name}`, or lower `min_idle`")),
+            );
+        }
+    }
 }
 
 fn servers(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<ServerSettings>> {

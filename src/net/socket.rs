@@ -72,6 +72,11 @@ impl Stream {
         (stream, socket)
     }
 
+    /// Whether nothing that was taken for writing is left.
+    pub fn is_flushed(&self) -> bool {
+        self.left.is_empty()
+    }
+
     /// Whether the peer's FIN was read.
     pub fn has_peer_closed(&self) -> bool {
         self.socket.peer_closed.get()
@@ -79,6 +84,18 @@ impl Stream {
 }
 
 impl Socket {
+    /// Takes the stream off its runtime; this has to be the last handle.
+    ///
+    /// # Errors
+    /// When there are others, or the runtime cannot let go of it.
+    pub fn into_std(socket: Rc<Socket>) -> io::Result<std::net::TcpStream> {
+        Rc::into_inner(socket)
+            .ok_or_else(|| io::Error::other("the socket has other handles"))?
+            .stream
+            .into_inner()
+            .into_std()
+    }
+
     /// A message's head is about to come in: note its names.
     pub fn expect_head(&self) {
         self.incoming.borrow_mut().clear();

@@ -1,11 +1,22 @@
-//! The connections one worker keeps to one backend: the driver around [`PoolState`].
+//! The connections one worker keeps to one server: the driver around [`PoolState`] and [`Line`].
 //!
-//! The state decides; this file opens, hands out, takes back and drops what it is told to, and
-//! sleeps until the next deadline. It knows neither HTTP nor sockets: what a connection is, is
-//! [`Connect`]'s business. One pool belongs to one worker's thread: no lock, and a lease and its
-//! return cost a few memory accesses.
+//! The two state machines decide; this file opens, hands out, takes back and closes as they say. It
+//! knows neither HTTP nor sockets: what a connection is, is [`Connect`]'s business.
+//!
+//! A pool belongs to one worker's thread, and a lease and its return cost a few memory accesses and
+//! no lock. What holds for the process (limits, the line, borrowing an idle connection from another
+//! worker before a new one is opened) is in [`Common`]; it is gone to only when nothing is idle
+//! here, and when a connection opens or ends.
 
+mod common;
+mod ghost;
+mod learn;
+mod line;
+mod settings;
+mod share;
 mod state;
+mod sync;
+mod wait;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -16,34 +27,79 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::info;
 
 use crate::account::PoolTally;
-use crate::keepalive::{CloseReason, KeepAlive, Verdict};
+use crate::keepalive::{CloseReason, Verdict};
 
-pub use state::{ConnId, End, Farewell, Grant, Leased, PoolState};
+pub use common::{Common, Handed};
+pub use line::{Arrival, Line, Offer, Ticket};
+pub use settings::Settings;
+pub use state::{
+    ConnId, End, Farewell, Free, Hint, Identity, Leased, Need, Passport, PoolState, Wants,
+};
+pub use wait::AcquireError;
 
-/// How connections of a pool are opened, and whether one can still be used.
+use line::Offer::{MakeRoom, Nobody, To};
+use share::{Mail, Place};
+
+/// How connections of a pool are opened, used, moved and closed.
 pub trait Connect: 'static {
     /// An open connection. Dropping it closes it; [`close`](Self::close) says how and why.
     type Conn: 'static;
+    /// A connection on its way to another worker.
+    type Lent: Send + 'static;
     /// Why one could not be opened.
-    type Error;
+    type Error: 'static;
 
-    /// Opens a connection. Once it has ended by itself, `watch` is to be told.
+    /// Opens a connection that speaks for `identity`. Once it has ended by itself, `watch` is to be
+    /// told.
     ///
     /// # Cancellation
     /// Dropping the future gives the attempt up.
-    fn connect(&self, watch: Watch) -> impl Future<Output = Result<Self::Conn, Self::Error>>;
+    fn connect(
+        &self,
+        identity: Identity,
+        watch: Watch,
+    ) -> impl Future<Output = Result<Self::Conn, Self::Error>>;
 
     /// The last look at a parked connection before it is used: false when it can be known that
     /// its peer has closed it. It has waited for `idle`.
     fn is_usable(&self, conn: &Self::Conn, idle: Duration) -> bool;
 
-    /// Closes a connection of which the pool says `farewell`. Every opened one comes here once.
-    fn close(&self, conn: Self::Conn, farewell: Farewell);
+    /// Closes a connection of which the pool says `farewell`. Every opened one comes here once;
+    /// `None` for one that was lost on its way from another worker.
+    fn close(&self, conn: Option<Self::Conn>, farewell: Farewell);
+
+    /// How many exchanges it can carry at once.
+    fn streams(&self, _conn: &Self::Conn) -> u32 {
+        1
+    }
+
+    /// Another handle to the same connection, if it can carry several exchanges at once.
+    fn share(&self, _conn: &Self::Conn) -> Option<Self::Conn> {
+        None
+    }
+
+    /// Takes an idle connection off this worker. It is not to be watched any more.
+    ///
+    /// # Errors
+    /// Gives it back when it cannot move.
+    fn lend(&self, conn: Self::Conn) -> Result<Self::Lent, Self::Conn>;
+
+    /// Takes in an idle connection from another worker; `None` if that fails, and it is closed.
+    fn adopt(&self, lent: Self::Lent, watch: Watch) -> Option<Self::Conn>;
+
+    /// Whether idle connections can move to another worker.
+    fn can_lend(&self) -> bool {
+        true
+    }
+
+    /// Whether it is this machine that has no port left, not the server that is at fault.
+    fn is_out_of_ports(error: &Self::Error) -> bool;
 }
 
-/// The connections of one worker to one backend.
+/// The connections of one worker to one server.
 pub struct Pool<C: Connect>(Rc<Inner<C>>);
 
 impl<C: Connect> Clone for Pool<C> {
@@ -54,28 +110,61 @@ impl<C: Connect> Clone for Pool<C> {
 
 struct Inner<C: Connect> {
     state: RefCell<PoolState>,
-    /// The idle connections, by [`ConnId::index`].
+    /// By [`ConnId::index`]: the idle connections, and those that carry several exchanges at once.
     parked: RefCell<Vec<Option<C::Conn>>>,
     connector: C,
+    common: Arc<Common<C::Lent>>,
+    worker: usize,
     tally: Arc<PoolTally>,
-    /// Wakes the sweeper when a deadline appears where there was none.
-    deadline_set: Rc<Notify>,
-    sweeper_waits: Cell<bool>,
+    /// How many idle connections `max_idle` has been told of.
+    idle_told: Cell<u64>,
+    /// This worker's share of `min_idle`.
+    min_idle: u64,
+    /// When the stock is to be filled up next; `None` while nothing is missing.
+    stock_at: Cell<Option<Instant>>,
+    /// How long to wait after the next attempt that fails.
+    stock_pause: Cell<Duration>,
+    random: Cell<u64>,
+    /// Wakes the tending task when there is something to do sooner than it knows.
+    tend: Rc<Notify>,
+    tends_at: Cell<Option<Instant>>,
 }
 
+/// The stock is filled up within this time of the start, or of a loss, at random: not by all
+/// workers of all proxies at once.
+const STOCK_JITTER: Duration = Duration::from_millis(250);
+
+/// The pause after a first failure to fill up the stock; doubled each time, up to the most.
+const STOCK_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_STOCK_PAUSE: Duration = Duration::from_secs(30);
+
 impl<C: Connect> Pool<C> {
-    /// An empty pool. Its sweeper runs on the current thread's runtime until the pool is gone.
-    pub fn new(keep_alive: KeepAlive, connector: C, tally: Arc<PoolTally>) -> Pool<C> {
-        let deadline_set = Rc::new(Notify::new());
+    /// An empty pool, the one of the `worker`-th. Its tending task runs on the current thread's
+    /// runtime until the pool is gone.
+    pub fn new(connector: C, common: Arc<Common<C::Lent>>, worker: usize) -> Pool<C> {
+        let settings = common.settings().clone();
+        let min_idle = if settings.keeps() {
+            common.min_idle_of(worker)
+        } else {
+            0
+        };
+        let tend = Rc::new(Notify::new());
         let inner = Rc::new(Inner {
-            state: RefCell::new(PoolState::new(keep_alive)),
+            state: RefCell::new(PoolState::new(settings)),
             parked: RefCell::new(Vec::new()),
             connector,
-            tally,
-            deadline_set: Rc::clone(&deadline_set),
-            sweeper_waits: Cell::new(false),
+            worker,
+            tally: Arc::clone(&common.tallies()[worker]),
+            idle_told: Cell::new(0),
+            min_idle,
+            stock_at: Cell::new(None),
+            stock_pause: Cell::new(STOCK_PAUSE),
+            random: Cell::new(seed()),
+            tend: Rc::clone(&tend),
+            tends_at: Cell::new(None),
+            common: Arc::clone(&common),
         });
-        tokio::task::spawn_local(sweep(Rc::downgrade(&inner), deadline_set));
+        tokio::task::spawn_local(tend_pool(Rc::downgrade(&inner), common, worker, tend));
         Pool(inner)
     }
 
@@ -84,112 +173,33 @@ impl<C: Connect> Pool<C> {
         &self.0.connector
     }
 
-    /// Leases the most recently parked connection that can be used, or else gives the permission
-    /// to open one.
-    pub fn acquire(&self, now: Instant) -> Acquired<C> {
+    /// Leases a parked connection, if one suits. Otherwise [`wait`](Self::wait).
+    pub fn acquire(&self, now: Instant, wants: Wants) -> Option<Lease<C>> {
+        let inner = &self.0;
         loop {
-            let grant = self.0.state.borrow_mut().acquire(now);
-            match grant {
-                Grant::Open(id) => {
-                    self.0.publish();
-                    return Acquired::Open(Permit {
-                        pool: self.clone(),
-                        id: Some(id),
-                    });
-                }
-                Grant::Reuse(leased) => {
-                    let conn = self.0.parked.borrow_mut()[leased.id.index()]
-                        .take()
-                        .expect("an idle connection is parked");
-                    if !self.0.connector.is_usable(&conn, leased.idle) {
-                        let farewell = self.0.state.borrow_mut().stale(leased, now);
-                        self.0.connector.close(conn, farewell);
-                        continue;
-                    }
-                    self.0.publish();
-                    return Acquired::Reuse(Lease {
-                        pool: Rc::clone(&self.0),
-                        leased,
-                        conn: Some(conn),
-                        spent: CloseReason::ClientGone,
-                    });
-                }
+            let leased = inner.state.borrow_mut().acquire(now, wants)?;
+            let conn = inner.conn_of(leased.id);
+            if inner
+                .connector
+                .is_usable(&conn, leased.idle.unwrap_or_default())
+            {
+                inner.settle_use(now);
+                return Some(Lease::new(inner, leased, conn));
             }
+            let ended = inner.state.borrow_mut().stale(leased, now);
+            inner.after_end(leased.id, Some(conn), ended, now);
         }
-    }
-
-    /// Opens a connection whatever is idle, and leases it.
-    ///
-    /// # Errors
-    /// The connector's.
-    ///
-    /// # Cancellation
-    /// Dropping the future gives the attempt up.
-    pub async fn open(&self) -> Result<Lease<C>, C::Error> {
-        let id = self.0.state.borrow_mut().permit(Instant::now());
-        let permit = Permit {
-            pool: self.clone(),
-            id: Some(id),
-        };
-        permit.open().await
     }
 
     /// Closes what is idle, and from now on every connection at the end of its exchange.
     pub fn drain(&self) {
-        let now = Instant::now();
-        loop {
-            let ended = self.0.state.borrow_mut().drain(now);
-            let Some((id, farewell)) = ended else { break };
-            self.0.close_parked(id, farewell);
-        }
-        self.0.publish();
+        self.0.drain(Instant::now());
     }
-}
 
-/// What [`Pool::acquire`] came to.
-pub enum Acquired<C: Connect> {
-    /// A connection that has served before.
-    Reuse(Lease<C>),
-    /// The permission to open one: see [`Permit::open`].
-    Open(Permit<C>),
-}
-
-/// The permission to open one connection. Dropped unused, it counts as failed.
-pub struct Permit<C: Connect> {
-    pool: Pool<C>,
-    id: Option<ConnId>,
-}
-
-impl<C: Connect> Permit<C> {
-    /// Opens the connection and leases it.
-    ///
-    /// # Errors
-    /// The connector's.
-    ///
-    /// # Cancellation
-    /// Dropping the future gives the attempt up, and the permission back.
-    pub async fn open(mut self) -> Result<Lease<C>, C::Error> {
-        let inner = Rc::clone(&self.pool.0);
-        let id = self.id.expect("a permit is used once");
-        let conn = inner.connector.connect(Watch::new(&inner, id)).await?;
-        self.id = None;
-        let leased = inner.state.borrow_mut().opened(id, Instant::now());
-        inner.publish();
-        Ok(Lease {
-            pool: inner,
-            leased,
-            conn: Some(conn),
-            spent: CloseReason::ClientGone,
-        })
-    }
-}
-
-impl<C: Connect> Drop for Permit<C> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id.take() {
-            self.pool.0.state.borrow_mut().open_failed(id);
-            self.pool.0.publish();
-        }
+    /// Whether nothing is left of it.
+    pub fn is_empty(&self) -> bool {
+        let counts = *self.0.state.borrow().counts();
+        counts.opening + counts.leased + counts.idle == 0
     }
 }
 
@@ -200,6 +210,7 @@ pub struct Lease<C: Connect> {
     pool: Rc<Inner<C>>,
     leased: Leased,
     conn: Option<C::Conn>,
+    hint: Hint,
     /// The reason to count if it is dropped.
     spent: CloseReason,
 }
@@ -213,6 +224,16 @@ impl<C: Connect> fmt::Debug for Lease<C> {
 }
 
 impl<C: Connect> Lease<C> {
+    fn new(pool: &Rc<Inner<C>>, leased: Leased, conn: C::Conn) -> Lease<C> {
+        Lease {
+            pool: Rc::clone(pool),
+            leased,
+            conn: Some(conn),
+            hint: Hint::default(),
+            spent: CloseReason::ClientGone,
+        }
+    }
+
     /// The connection.
     pub fn conn(&mut self) -> &mut C::Conn {
         self.conn
@@ -220,15 +241,31 @@ impl<C: Connect> Lease<C> {
             .expect("a lease has its connection until it ends")
     }
 
-    /// Whether the connection has served before.
+    /// Whether the connection has served or waited before: then its peer may be closing it for its
+    /// age. Not so for one that was opened for this exchange.
     pub fn is_reused(&self) -> bool {
-        self.leased.exchange > 1
+        self.leased.exchange > 1 || self.leased.idle.is_some_and(|idle| !idle.is_zero())
+    }
+
+    /// The number of the exchange on its connection; the first is 1.
+    pub fn exchange(&self) -> u32 {
+        self.leased.exchange
+    }
+
+    /// How long the connection had waited for it; `None` if it was opened for it.
+    pub fn idle(&self) -> Option<Duration> {
+        self.leased.idle
     }
 
     /// What becomes of the connection if this exchange ends well; a close has to be announced to
     /// the backend.
     pub fn verdict(&self) -> Verdict {
         self.leased.verdict
+    }
+
+    /// What the backend said in its `Keep-Alive` header.
+    pub fn hint(&mut self, hint: Hint) {
+        self.hint = hint;
     }
 
     /// Says why the connection ends, should the lease be dropped from here on. Until this is said
@@ -240,7 +277,8 @@ impl<C: Connect> Lease<C> {
     /// The exchange is over at `now`: parks the connection, or closes it.
     pub fn finish(mut self, end: End, now: Instant) {
         let conn = self.conn.take().expect("a lease ends once");
-        self.pool.take_back(self.leased.id, conn, end, now);
+        self.pool
+            .take_back(self.leased.id, conn, end, self.hint, now);
     }
 }
 
@@ -249,45 +287,375 @@ impl<C: Connect> Drop for Lease<C> {
         if let Some(conn) = self.conn.take() {
             let end = End::Spent(self.spent);
             self.pool
-                .take_back(self.leased.id, conn, end, Instant::now());
+                .take_back(self.leased.id, conn, end, self.hint, Instant::now());
         }
     }
 }
 
 impl<C: Connect> Inner<C> {
-    fn take_back(&self, id: ConnId, conn: C::Conn, end: End, now: Instant) {
-        let released = self.state.borrow_mut().release(id, end, now);
-        match released {
-            None => self.park(id, conn),
-            Some(farewell) => self.connector.close(conn, farewell),
+    /// The connection under `id`, to be used: all of it, or a handle if others use it too.
+    fn conn_of(&self, id: ConnId) -> C::Conn {
+        let parked = &mut self.parked.borrow_mut()[id.index()];
+        let conn = parked.as_ref().expect("a free connection is parked");
+        match self.connector.share(conn) {
+            Some(handle) => handle,
+            None => parked.take().expect("it was just seen"),
         }
-        self.publish();
     }
 
-    fn park(&self, id: ConnId, conn: C::Conn) {
+    fn put(&self, id: ConnId, conn: C::Conn) {
         let mut parked = self.parked.borrow_mut();
         if parked.len() <= id.index() {
             parked.resize_with(id.index() + 1, || None);
         }
         parked[id.index()] = Some(conn);
-        if self.sweeper_waits.get() {
-            self.sweeper_waits.set(false);
-            self.deadline_set.notify_one();
+    }
+
+    fn take(&self, id: ConnId) -> Option<C::Conn> {
+        self.parked
+            .borrow_mut()
+            .get_mut(id.index())
+            .and_then(Option::take)
+    }
+
+    fn is_parked_usable(&self, id: ConnId, idle: Duration) -> bool {
+        let parked = self.parked.borrow();
+        parked
+            .get(id.index())
+            .and_then(Option::as_ref)
+            .is_some_and(|conn| self.connector.is_usable(conn, idle))
+    }
+
+    fn take_back(
+        self: &Rc<Self>,
+        id: ConnId,
+        conn: C::Conn,
+        mut end: End,
+        hint: Hint,
+        now: Instant,
+    ) {
+        let is_shared = self
+            .parked
+            .borrow()
+            .get(id.index())
+            .is_some_and(Option::is_some);
+        if is_shared && self.is_parked_usable(id, Duration::ZERO) {
+            // One exchange of several ended badly; the connection is well.
+            end = End::Complete;
+        }
+        let ended = self.state.borrow_mut().release(id, end, hint, now);
+        if is_shared {
+            drop(conn);
+            self.after_end(id, None, ended, now);
+        } else if ended.is_none() {
+            self.put(id, conn);
+            self.came_free(now);
+        } else {
+            self.after_end(id, Some(conn), ended, now);
         }
     }
 
-    fn close_parked(&self, id: ConnId, farewell: Farewell) {
-        let conn = self.parked.borrow_mut()[id.index()].take();
-        let conn = conn.expect("an idle connection is parked");
+    /// A lease was given back: closes the connection if it has ended, serves the line if it is
+    /// free.
+    fn after_end(
+        self: &Rc<Self>,
+        id: ConnId,
+        conn: Option<C::Conn>,
+        ended: Option<Farewell>,
+        now: Instant,
+    ) {
+        if let Some(farewell) = ended {
+            let conn = self.take(id).or(conn);
+            self.bury(conn, farewell, now);
+            self.publish();
+            return;
+        }
+        if let Some(conn) = conn
+            && self.connector.streams(&conn) == 1
+        {
+            self.put(id, conn);
+        }
+        self.came_free(now);
+    }
+
+    /// A connection has ended.
+    fn bury(&self, conn: Option<C::Conn>, farewell: Farewell, now: Instant) {
         self.connector.close(conn, farewell);
+        if farewell.reason == CloseReason::PeerClosedIdle
+            && let Some(learned) = self.common.peer_closed_idle(farewell.idle, now)
+        {
+            let used = self.common.settings().idle_limit(learned);
+            info!(
+                idle_timeout = ?learned, used_for = ?used,
+                "the backend closes idle connections after this time: they are used for a shorter one"
+            );
+            self.state.borrow_mut().learn(Some(learned));
+        }
+        self.common.shared.ended(now);
+    }
+
+    fn close_parked(&self, id: ConnId, farewell: Farewell, now: Instant) {
+        let conn = self.take(id);
+        self.bury(conn, farewell, now);
     }
 
     fn peer_closed(&self, id: ConnId) {
-        let ended = self.state.borrow_mut().peer_closed(id, Instant::now());
+        let now = Instant::now();
+        let ended = self.state.borrow_mut().peer_closed(id, now);
         if let Some(farewell) = ended {
-            self.close_parked(id, farewell);
+            self.close_parked(id, farewell, now);
+            self.settle(now);
+        }
+    }
+
+    fn drain(&self, now: Instant) {
+        loop {
+            let ended = self.state.borrow_mut().drain(now);
+            let Some((id, farewell)) = ended else { break };
+            self.close_parked(id, farewell, now);
+        }
+        self.settle(now);
+    }
+
+    /// A connection has come free at `now`.
+    fn came_free(self: &Rc<Self>, now: Instant) {
+        if self.common.shared.anyone_in_line() {
+            self.serve_line(now);
+        }
+        if self.state.borrow().is_draining() {
+            self.drain(now);
+        }
+        self.settle_use(now);
+        if let Some(deadline) = self.state.borrow().next_deadline()
+            && self.tends_at.get().is_none_or(|at| deadline < at)
+        {
+            self.tends_at.set(Some(deadline));
+            self.tend.notify_one();
+        }
+    }
+
+    /// Gives what is free to those who wait, as long as there is both.
+    fn serve_line(self: &Rc<Self>, now: Instant) {
+        let shared = &self.common.shared;
+        while shared.anyone_in_line() {
+            let Some(free) = self.state.borrow().next_free(now) else {
+                break;
+            };
+            if !self.is_parked_usable(free.id, free.idle) {
+                let ended = self.state.borrow_mut().peer_closed(free.id, now);
+                if let Some(farewell) = ended {
+                    self.close_parked(free.id, farewell, now);
+                }
+                continue;
+            }
+            match shared.offer(now, |place| self.suits(place, &free)) {
+                To(place) => self.deliver(&place, free.id, now),
+                MakeRoom => {
+                    let ended = self.state.borrow_mut().evict(now);
+                    let Some((id, farewell)) = ended else { break };
+                    self.close_parked(id, farewell, now);
+                }
+                Nobody => break,
+            }
+        }
+    }
+
+    fn suits(&self, place: &Place<Wants, Handed<C::Lent>>, free: &Free) -> bool {
+        let safe_idle = self.common.settings().safe_idle;
+        place.wants.identity == free.identity
+            && place.wants.need.is_met(free.idle, safe_idle)
+            && (place.worker == self.worker || free.is_idle && self.connector.can_lend())
+    }
+
+    /// Hands a free connection to one who has left the line for it.
+    fn deliver(self: &Rc<Self>, place: &Place<Wants, Handed<C::Lent>>, id: ConnId, now: Instant) {
+        if place.worker == self.worker {
+            let leased = self.state.borrow_mut().lease_free(id, now);
+            if place.slot.bring(Handed::Here(leased)).is_err() {
+                self.unused(leased, now);
+            }
+        } else {
+            self.lend(place, id, now);
+        }
+    }
+
+    /// Sends an idle connection to another worker.
+    fn lend(self: &Rc<Self>, place: &Place<Wants, Handed<C::Lent>>, id: ConnId, now: Instant) {
+        let conn = self.take(id).expect("an idle connection is parked");
+        match self.connector.lend(conn) {
+            Ok(lent) => {
+                let passport = self.state.borrow_mut().lend(id);
+                if let Err(Handed::Lent(lent, passport)) =
+                    place.slot.bring(Handed::Lent(lent, passport))
+                {
+                    self.bring_home(lent, passport, now);
+                }
+            }
+            Err(conn) => {
+                let farewell =
+                    self.state
+                        .borrow_mut()
+                        .end_this(id, CloseReason::PeerClosedIdle, now);
+                self.bury(Some(conn), farewell, now);
+                place.slot.deny();
+            }
+        }
+    }
+
+    /// A lease was not used after all.
+    fn unused(self: &Rc<Self>, leased: Leased, now: Instant) {
+        let ended = self.state.borrow_mut().unused(leased, now);
+        self.after_end(leased.id, None, ended, now);
+    }
+
+    /// Takes in a connection that came for nobody.
+    fn bring_home(self: &Rc<Self>, lent: C::Lent, passport: Passport, now: Instant) {
+        if let Some(lease) = self.adopt(lent, passport, now) {
+            let leased = lease.put_back();
+            self.unused(leased, now);
+        }
+    }
+
+    /// Takes in a connection from another worker and leases it; `None` if it is lost.
+    fn adopt(self: &Rc<Self>, lent: C::Lent, passport: Passport, now: Instant) -> Option<Lease<C>> {
+        let leased = self.state.borrow_mut().adopt(passport, now);
+        let watch = Watch::new(self, leased.id);
+        if let Some(conn) = self.connector.adopt(lent, watch) {
+            self.publish();
+            return Some(Lease::new(self, leased, conn));
+        }
+        let ended = self.state.borrow_mut().stale(leased, now);
+        self.after_end(leased.id, None, ended, now);
+        None
+    }
+
+    /// Answers what other workers ask.
+    fn answer(self: &Rc<Self>, mail: Mail<Wants, Handed<C::Lent>>, now: Instant) {
+        for place in mail.asks {
+            let found = loop {
+                let found = self.state.borrow_mut().idle_for(now, place.wants);
+                match found {
+                    Some(free) if !self.is_parked_usable(free.id, free.idle) => {
+                        let ended = self.state.borrow_mut().peer_closed(free.id, now);
+                        let farewell = ended.expect("it was idle");
+                        self.close_parked(free.id, farewell, now);
+                    }
+                    found => break found,
+                }
+            };
+            match found {
+                Some(free) if self.connector.can_lend() => self.lend(&place, free.id, now),
+                _ => place.slot.deny(),
+            }
+        }
+        if mail.look {
+            self.serve_line(now);
+        }
+        self.settle(now);
+    }
+
+    /// Ends what has waited too long, fills up the stock; returns when to do so again.
+    fn tend(self: &Rc<Self>, now: Instant) -> Option<Instant> {
+        let learned = self.common.learned(now);
+        self.state.borrow_mut().learn(learned);
+        loop {
+            let expired = self.state.borrow_mut().expire(now);
+            let Some((id, farewell)) = expired else { break };
+            self.close_parked(id, farewell, now);
+        }
+        self.fill_stock(now);
+        self.settle(now);
+        let deadline = self.state.borrow().next_deadline();
+        let next = match (deadline, self.stock_at.get()) {
+            (Some(deadline), Some(stock)) => Some(deadline.min(stock)),
+            (deadline, stock) => deadline.or(stock),
+        };
+        self.tends_at.set(next);
+        next
+    }
+
+    /// How many connections are missing from the stock.
+    fn missing(&self) -> u64 {
+        let state = self.state.borrow();
+        if state.is_draining() {
+            return 0;
+        }
+        let counts = state.counts();
+        self.min_idle.saturating_sub(counts.idle + counts.opening)
+    }
+
+    fn fill_stock(self: &Rc<Self>, now: Instant) {
+        let missing = self.missing();
+        if missing == 0 {
+            self.stock_at.set(None);
+            return;
+        }
+        match self.stock_at.get() {
+            None => self.stock_at.set(Some(now + self.jitter(STOCK_JITTER))),
+            Some(at) if at > now => {}
+            Some(_) => {
+                for _ in 0..missing {
+                    if !self.common.shared.open_for_stock(now) {
+                        break;
+                    }
+                    wait::open_for_stock(self);
+                }
+                // What the limits refused is tried again; what is being opened is not missing.
+                let pause = self.stock_pause.get();
+                self.stock_at
+                    .set(Some(now + pause / 2 + self.jitter(pause)));
+            }
+        }
+    }
+
+    fn stock_failed(&self) {
+        let longer = self.stock_pause.get() * 2;
+        self.stock_pause.set(longer.min(LONGEST_STOCK_PAUSE));
+    }
+
+    /// Keeps `max_idle`, wakes the tending task for the stock, and publishes the counts.
+    fn settle(&self, now: Instant) {
+        self.settle_stock(now);
+        self.publish();
+    }
+
+    /// The same after a lease or its return: only what these change is published.
+    fn settle_use(&self, now: Instant) {
+        self.settle_stock(now);
+        let state = self.state.borrow();
+        #[cfg(debug_assertions)]
+        state.check();
+        self.tally.publish_use(state.counts());
+    }
+
+    fn settle_stock(&self, now: Instant) {
+        if self.common.settings().max_idle.is_some() {
+            self.keep_to_max_idle(now);
+        }
+        if self.min_idle > 0 && self.stock_at.get().is_none() && self.missing() > 0 {
+            self.tend.notify_one();
+        }
+    }
+
+    fn keep_to_max_idle(&self, now: Instant) {
+        let shared = &self.common.shared;
+        let idle = self.state.borrow().counts().idle;
+        for _ in idle..self.idle_told.get() {
+            shared.unpark();
+        }
+        for _ in self.idle_told.get()..idle {
+            if shared.park() {
+                continue;
+            }
+            shared.unpark();
+            let ended = self.state.borrow_mut().evict(now);
+            if let Some((id, farewell)) = ended {
+                self.common.closed_for_cap(now);
+                self.close_parked(id, farewell, now);
+            }
             self.publish();
         }
+        self.idle_told.set(self.state.borrow().counts().idle);
     }
 
     fn publish(&self) {
@@ -296,36 +664,72 @@ impl<C: Connect> Inner<C> {
         state.check();
         self.tally.publish(state.counts());
     }
+
+    /// A number drawn at random.
+    fn draw(&self) -> u32 {
+        // Marsaglia, "Xorshift RNGs", 2003. Good enough to spread deadlines.
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        u32::try_from(x >> 32).expect("32 bits are left")
+    }
+
+    fn jitter(&self, most: Duration) -> Duration {
+        most.mul_f64(f64::from(self.draw()) / f64::from(u32::MAX))
+    }
 }
 
 impl<C: Connect> Drop for Inner<C> {
     fn drop(&mut self) {
-        self.deadline_set.notify_one();
+        // What is still parked goes with it.
+        let now = Instant::now();
+        loop {
+            let ended = self.state.borrow_mut().drain(now);
+            let Some((id, farewell)) = ended else { break };
+            self.close_parked(id, farewell, now);
+        }
+        self.settle(now);
+        self.tend.notify_one();
     }
 }
 
-/// Ends connections that waited too long, as long as there is a pool.
-async fn sweep<C: Connect>(pool: Weak<Inner<C>>, deadline_set: Rc<Notify>) {
+impl<C: Connect> Lease<C> {
+    /// Puts the connection back where it is parked, to be given back unused.
+    fn put_back(mut self) -> Leased {
+        let conn = self.conn.take().expect("a lease ends once");
+        self.pool.put(self.leased.id, conn);
+        self.leased
+    }
+}
+
+/// Ends connections that waited too long, keeps the stock, answers the other workers; as long as
+/// there is a pool.
+async fn tend_pool<C: Connect>(
+    pool: Weak<Inner<C>>,
+    common: Arc<Common<C::Lent>>,
+    worker: usize,
+    tend: Rc<Notify>,
+) {
     loop {
-        let deadline = {
+        let next = {
             let Some(pool) = pool.upgrade() else { return };
-            let now = Instant::now();
-            loop {
-                let expired = pool.state.borrow_mut().expire(now);
-                match expired {
-                    Some((id, farewell)) => pool.close_parked(id, farewell),
-                    None => break,
-                }
-            }
-            pool.publish();
-            let deadline = pool.state.borrow().next_deadline();
-            pool.sweeper_waits.set(deadline.is_none());
-            deadline
+            pool.tend(Instant::now())
         };
-        match deadline {
-            // A connection parked later expires later: no need to look up before this one does.
-            Some(deadline) => tokio::time::sleep_until(deadline).await,
-            None => deadline_set.notified().await,
+        let time = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            mail = std::future::poll_fn(|cx| common.shared.poll_mail(worker, cx)) => {
+                let Some(pool) = pool.upgrade() else { return };
+                pool.answer(mail, Instant::now());
+            }
+            () = tend.notified() => {}
+            () = time => {}
         }
     }
 }
@@ -347,4 +751,10 @@ impl Watch {
     pub fn ended(self) {
         (self.0)();
     }
+}
+
+/// A number that differs from pool to pool; never zero.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0) | 1
 }

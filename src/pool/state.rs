@@ -1,8 +1,11 @@
-//! Every connection of one pool, as a value. This is the pool's policy; nothing else decides.
+//! One worker's connections to one server, as a value: which is leased to whom, which are parked,
+//! how long each may be used. This is the pool's policy; nothing else decides.
 //!
 //! A plain state machine: it is *told* what happened and what time it is, and *returns* what to do.
-//! The driver beside it ([`super::Pool`]) opens, carries and closes.
+//! The driver beside it ([`super::Pool`]) opens, carries and closes. How many connections there
+//! may be, and who gets the next one, is for all workers together: [`super::Line`].
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -10,7 +13,12 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::account::Counts;
-use crate::keepalive::{CloseReason, KeepAlive, Verdict};
+use crate::keepalive::{CloseReason, Verdict};
+
+use super::settings::Settings;
+
+/// How many young connections are passed over at most to find an older one.
+const PASSED_OVER: usize = 32;
 
 /// A connection of this pool, from the permission to open it until its end.
 ///
@@ -28,16 +36,58 @@ impl ConnId {
     }
 }
 
-/// What [`PoolState::acquire`] grants: a connection that waits, or the permission to open one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Grant {
-    /// Use this connection, which has served before.
-    Reuse(Leased),
-    /// Open a connection under this id, then say [`PoolState::opened`] or
-    /// [`PoolState::open_failed`].
-    Open(ConnId),
+/// What a request asks of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Whether it may have to be sent again.
+    pub need: Need,
+    /// For whom it speaks.
+    pub identity: Identity,
 }
+
+/// How long a connection may have been idle to take a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Need {
+    /// Any time: should the backend close it at this moment, the request can be sent again.
+    #[default]
+    Any,
+    /// Less than `safe_idle`: the request cannot be sent again.
+    Young,
+    /// Not at all: one that is opened now, or that comes free at this moment. For a request that is
+    /// sent again.
+    Fresh,
+}
+
+impl Need {
+    /// Whether a connection that waited for `idle` will do.
+    pub fn is_met(self, idle: Duration, safe_idle: Duration) -> bool {
+        match self {
+            Need::Any => true,
+            Need::Young => idle < safe_idle,
+            Need::Fresh => idle.is_zero(),
+        }
+    }
+}
+
+/// A connection that can be leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    /// Which one.
+    pub id: ConnId,
+    /// For whom it speaks.
+    pub identity: Identity,
+    /// How long it has waited.
+    pub idle: Duration,
+    /// Whether no exchange is on it.
+    pub is_idle: bool,
+}
+
+/// For whom a connection speaks, where that makes it unfit for others: the client's address in the
+/// PROXY header that it began with. All else that makes two connections interchangeable (the
+/// server's address, the protocol, TLS and its names and certificates) is the same in all of a
+/// pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Identity(pub Option<SocketAddr>);
 
 /// A connection granted for one exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +96,30 @@ pub struct Leased {
     pub id: ConnId,
     /// The number of the exchange on its connection; the first is 1.
     pub exchange: u32,
-    /// How long the connection had waited; zero for a fresh one.
-    pub idle: Duration,
+    /// How long the connection had waited; `None` for one that was opened for this exchange.
+    pub idle: Option<Duration>,
     /// What becomes of the connection if this exchange ends well. [`Verdict::Close`] has to be
     /// announced in the request: `Connection: close` lets the backend close first, so that no
     /// port of ours is spent.
     pub verdict: Verdict,
+}
+
+/// How the exchange on a leased connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Request written and response read to their ends; nobody asked for the end.
+    Complete,
+    /// The connection cannot carry another exchange.
+    Spent(CloseReason),
+}
+
+/// What a backend said in its `Keep-Alive` header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hint {
+    /// `timeout=`: how long it keeps the connection idle.
+    pub timeout: Option<Duration>,
+    /// `max=`: how many further exchanges it takes on it.
+    pub max: Option<u32>,
 }
 
 /// What a connection has been, told when it ends.
@@ -68,22 +136,34 @@ pub struct Farewell {
     pub idle: Duration,
 }
 
-/// How the exchange on a leased connection ended.
+/// What a connection takes along from one worker's pool to another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Request written and response read to their ends; nobody asked for the end.
-    Complete,
-    /// The connection cannot carry another exchange.
-    Spent(CloseReason),
+pub struct Passport(Life);
+
+/// What is known of a connection, whoever has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Life {
+    opened: Instant,
+    /// When it is too old to be used.
+    ages_at: Option<Instant>,
+    /// Exchanges begun on it.
+    exchanges: u32,
+    /// The most that its backend said it takes.
+    most_exchanges: u32,
+    /// How long it may wait, after its backend's hint.
+    idle_limit: Duration,
+    /// When it last came free.
+    since: Instant,
+    identity: Identity,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Opening,
-    Leased,
-    /// In the idle list, between a more and a less recently parked one.
-    Idle {
-        since: Instant,
+    /// In use by as many exchanges as it can carry, or by its last one.
+    Busy,
+    /// In the list of those that can be leased, between a more and a less recently parked one.
+    Free {
         newer: Option<u32>,
         older: Option<u32>,
     },
@@ -93,45 +173,63 @@ enum Phase {
 struct Entry {
     generation: NonZeroU32,
     phase: Phase,
-    /// Exchanges begun on it.
-    exchanges: u32,
-    opened: Instant,
-    /// How long it waited for the exchange it carries.
-    idle: Duration,
+    life: Life,
+    /// Exchanges on it now, and the most there may be: 1 with HTTP/1.1.
+    leases: u32,
+    streams: u32,
+    /// How long it waited for its latest exchange.
+    waited: Duration,
+    /// It ends with its last lease, for this reason.
+    retires: Option<CloseReason>,
 }
 
-/// Every connection of one pool, as a value.
+/// One worker's connections to one server, as a value.
 ///
 /// Always true between calls:
 /// - a connection is opening, leased or idle, and only one of these;
-/// - the most recently parked connection is granted first, and the longest parked expires first;
-/// - no connection is granted once it has waited `keep_alive.timeout`, at the exact boundary too;
-/// - no connection carries more exchanges than `keep_alive` allows;
+/// - no connection carries more exchanges at once than it can: one, with HTTP/1.1;
+/// - the most recently parked connection is leased first;
+/// - none is leased once it has waited its time, at the exact boundary too: `keep_alive.timeout`,
+///   or less by the backend's hint or by what was learned of it;
+/// - a request that cannot be sent twice gets none that has waited `safe_idle`;
+/// - no connection is leased for whom it does not speak;
+/// - none carries more exchanges than `keep_alive` and its backend's `max=` allow, and the last
+///   one is told that it is;
 /// - with keep-alive off, or while draining, nothing is idle;
 /// - every permission to open ends as opened or as failed;
-/// - every connection that was opened is open now, or was counted under one [`CloseReason`].
+/// - every connection that was opened, or came from another worker, is here, went to another
+///   worker, or was counted under one [`CloseReason`].
 #[derive(Debug)]
 pub struct PoolState {
-    keep_alive: KeepAlive,
+    settings: Settings,
     draining: bool,
     entries: Slab<Entry>,
     newest: Option<u32>,
     oldest: Option<u32>,
     generation: NonZeroU32,
     counts: Counts,
+    /// No idle connection's time is up before this; `None` while none waits.
+    earliest: Option<Instant>,
+    /// How long the backend keeps idle connections, as it was seen to do.
+    learned: Option<Duration>,
+    /// When somebody last asked for a young connection.
+    young_wanted: Option<Instant>,
 }
 
 impl PoolState {
     /// An empty pool under these settings.
-    pub fn new(keep_alive: KeepAlive) -> PoolState {
+    pub fn new(settings: Settings) -> PoolState {
         PoolState {
-            keep_alive,
+            settings,
             draining: false,
             entries: Slab::new(),
             newest: None,
             oldest: None,
             generation: NonZeroU32::MIN,
             counts: Counts::default(),
+            earliest: None,
+            learned: None,
+            young_wanted: None,
         }
     }
 
@@ -140,51 +238,107 @@ impl PoolState {
         &self.counts
     }
 
-    /// Grants the most recently parked connection, or else the permission to open one.
+    /// What is asked for.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Leases a parked connection: the most recently parked that suits.
     ///
-    /// A connection that has waited too long is passed over; [`expire`](Self::expire) ends it.
-    pub fn acquire(&mut self, now: Instant) -> Grant {
-        // The newest has waited the shortest: if it is too old, all are.
-        match self.newest {
-            Some(index) if !self.is_too_old(index, now) => {
-                let idle = now.saturating_duration_since(self.idle_since(index));
-                self.unlink(index);
-                self.counts.reused += 1;
-                Grant::Reuse(self.lease(index, idle))
+    /// One that has waited too long is passed over; [`expire`](Self::expire) ends it. While there
+    /// are requests that need a young connection, those that need not leave the young to them.
+    pub fn acquire(&mut self, now: Instant, wants: Wants) -> Option<Leased> {
+        let index = self.choose(now, wants)?;
+        Some(self.lease(index, now))
+    }
+
+    fn choose(&mut self, now: Instant, wants: Wants) -> Option<u32> {
+        if wants.need == Need::Young {
+            self.young_wanted = Some(now);
+        }
+        let spares_young = wants.need == Need::Any && self.spares_young(now);
+        let mut young = None;
+        let mut passed_over = 0;
+        let mut next = self.newest;
+        while let Some(index) = next {
+            let entry = &self.entries[index as usize];
+            next = entry.older();
+            if entry.life.identity != wants.identity || self.is_too_old(entry, now) {
+                continue;
             }
-            _ => Grant::Open(self.permit(now)),
+            let waited = entry.waited_at(now);
+            if !wants.need.is_met(waited, self.settings.safe_idle) {
+                continue;
+            }
+            let is_young = waited < self.settings.safe_idle;
+            if spares_young && is_young && passed_over < PASSED_OVER {
+                young = young.or(Some(index));
+                passed_over += 1;
+                continue;
+            }
+            return Some(index);
         }
+        young
     }
 
-    /// Gives the permission to open a connection, whatever waits.
-    pub fn permit(&mut self, now: Instant) -> ConnId {
+    /// Whether young connections are wanted by others, and there is an older one.
+    fn spares_young(&self, now: Instant) -> bool {
+        let wanted =
+            |at: Instant| now.saturating_duration_since(at) < self.settings.keep_alive.timeout;
+        self.young_wanted.is_some_and(wanted)
+            && self.oldest.is_some_and(|index| {
+                self.entries[index as usize].waited_at(now) >= self.settings.safe_idle
+            })
+    }
+
+    /// Notes that a connection is being opened, for which there is permission.
+    pub fn opening(&mut self, now: Instant, identity: Identity) -> ConnId {
         self.counts.opening += 1;
-        let generation = self.generation;
-        self.generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
-        let entry = Entry {
-            generation,
-            phase: Phase::Opening,
-            exchanges: 0,
+        let life = Life {
             opened: now,
-            idle: Duration::ZERO,
+            ages_at: None,
+            exchanges: 0,
+            most_exchanges: u32::MAX,
+            idle_limit: self.settings.keep_alive.timeout,
+            since: now,
+            identity,
         };
-        ConnId {
-            index: index(self.entries.insert(entry)),
-            generation,
-        }
+        self.insert(Phase::Opening, life)
     }
 
-    /// The connection under `id` is open, and leased to whoever opened it.
+    /// The connection under `id` is open, and leased to whoever opened it. It carries `streams`
+    /// exchanges at once; `draw` is a number drawn at random, which shortens its age.
     #[must_use]
-    pub fn opened(&mut self, id: ConnId, now: Instant) -> Leased {
+    pub fn opened(&mut self, id: ConnId, streams: u32, draw: u32, now: Instant) -> Leased {
+        self.arrived(id, streams, draw, now);
+        let mut leased = self.lease(id.index, now);
+        leased.idle = None;
+        leased
+    }
+
+    /// The connection under `id` is open, and nobody's: it is parked.
+    pub fn stocked(&mut self, id: ConnId, streams: u32, draw: u32, now: Instant) {
+        self.arrived(id, streams, draw, now);
+        self.counts.idle += 1;
+        self.park(id.index);
+    }
+
+    fn arrived(&mut self, id: ConnId, streams: u32, draw: u32, now: Instant) {
+        let jittered = self.settings.max_age.map(|age| {
+            let tenth = age / 10;
+            now + age.saturating_sub(tenth.mul_f64(f64::from(draw) / f64::from(u32::MAX)))
+        });
         let entry = self
-            .entry(id)
+            .entry_mut(id)
             .expect("a permission is kept until it is used");
-        assert!(matches!(entry.phase, Phase::Opening), "{id:?} opened twice");
-        self.entries[id.index()].opened = now;
+        assert_eq!(entry.phase, Phase::Opening, "{id:?} opened twice");
+        entry.life.opened = now;
+        entry.life.since = now;
+        entry.life.ages_at = jittered;
+        entry.streams = streams;
+        entry.phase = Phase::Busy;
         self.counts.opening -= 1;
         self.counts.opened += 1;
-        self.lease(id.index, Duration::ZERO)
     }
 
     /// The connection under `id` could not be opened, or nobody waits for it any more.
@@ -192,79 +346,252 @@ impl PoolState {
         let entry = self
             .entry(id)
             .expect("a permission is kept until it is used");
-        assert!(matches!(entry.phase, Phase::Opening), "{id:?} is open");
+        assert_eq!(entry.phase, Phase::Opening, "{id:?} is open");
         self.entries.remove(id.index());
         self.counts.opening -= 1;
         self.counts.open_failed += 1;
     }
 
-    /// Takes back a connection whose exchange ended as `end` at `now`. It is parked if nothing is
-    /// returned, and ends otherwise.
-    pub fn release(&mut self, id: ConnId, end: End, now: Instant) -> Option<Farewell> {
-        let entry = self
-            .entry(id)
-            .expect("a leased id is known until its release");
-        assert!(matches!(entry.phase, Phase::Leased), "{id:?} is not leased");
+    /// Takes back a lease whose exchange ended as `end` at `now`, with what the backend said of
+    /// its connection. The connection stays if nothing is returned, and ends otherwise.
+    pub fn release(&mut self, id: ConnId, end: End, hint: Hint, now: Instant) -> Option<Farewell> {
+        self.heed(id, hint);
         let verdict = match end {
             End::Spent(reason) => Verdict::Close(reason),
-            End::Complete if self.draining => Verdict::Close(CloseReason::Drain),
-            End::Complete => self.keep_alive.after_exchange(entry.exchanges),
+            End::Complete => self.verdict(id),
         };
-        self.counts.leased -= 1;
-        match verdict {
-            Verdict::Keep => {
-                self.park(id.index, now);
-                None
+        if let Verdict::Close(reason) = verdict {
+            self.retire(id, reason);
+            if let End::Spent(reason) = end {
+                self.leased_mut(id).retires = Some(reason);
             }
-            Verdict::Close(reason) => Some(self.end(id.index, reason, now)),
         }
+        self.give_back(id, now, now)
+    }
+
+    /// Takes back a lease that was not used: as if it had not been.
+    pub fn unused(&mut self, leased: Leased, now: Instant) -> Option<Farewell> {
+        let since = leased.idle.map_or(now, |idle| now - idle);
+        let entry = self.leased_mut(leased.id);
+        entry.life.exchanges -= 1;
+        self.counts.reused -= u64::from(leased.exchange > 1);
+        if self.draining {
+            self.retire(leased.id, CloseReason::Drain);
+        }
+        self.give_back(leased.id, since, now)
+    }
+
+    /// What becomes of a leased connection after its exchange.
+    fn verdict(&self, id: ConnId) -> Verdict {
+        let life = &self.entries[id.index()].life;
+        if self.draining {
+            return Verdict::Close(CloseReason::Drain);
+        }
+        match self.settings.keep_alive.after_exchange(life.exchanges) {
+            Verdict::Keep if life.exchanges >= life.most_exchanges => {
+                Verdict::Close(CloseReason::RequestLimit)
+            }
+            Verdict::Keep if life.idle_limit.is_zero() => Verdict::Close(CloseReason::PeerAsked),
+            verdict @ (Verdict::Keep | Verdict::Close(_)) => verdict,
+        }
+    }
+
+    fn heed(&mut self, id: ConnId, hint: Hint) {
+        if !self.settings.heed_hints {
+            return;
+        }
+        if let Some(theirs) = hint.timeout {
+            let limit = self.settings.idle_limit(theirs);
+            self.leased_mut(id).life.idle_limit = limit;
+        }
+        if let Some(more) = hint.max {
+            let life = &mut self.leased_mut(id).life;
+            life.most_exchanges = life.exchanges.saturating_add(more);
+        }
+    }
+
+    /// No further lease of this connection; it ends with its last one.
+    fn retire(&mut self, id: ConnId, reason: CloseReason) {
+        let entry = self.leased_mut(id);
+        entry.retires.get_or_insert(reason);
+        if matches!(entry.phase, Phase::Free { .. }) {
+            self.unlink(id.index);
+        }
+    }
+
+    fn give_back(&mut self, id: ConnId, since: Instant, now: Instant) -> Option<Farewell> {
+        let entry = self.leased_mut(id);
+        entry.leases -= 1;
+        let (leases, phase, retires) = (entry.leases, entry.phase, entry.retires);
+        if leases == 0 {
+            self.counts.leased -= 1;
+            if let Some(reason) = retires {
+                return Some(self.end(id.index, reason, now));
+            }
+            self.counts.idle += 1;
+            self.entries[id.index()].life.since = since;
+            // Its place in the list is that of its new time.
+            if matches!(phase, Phase::Free { .. }) {
+                self.unlink(id.index);
+            }
+            self.park(id.index);
+        } else if phase == Phase::Busy && retires.is_none() {
+            self.park(id.index);
+        }
+        None
     }
 
     /// The connection under `id` turned out to be closed by its peer.
     ///
-    /// It ends if it was idle. A leased one is ended by its [`release`](Self::release); one that
-    /// has ended already is not found.
+    /// It ends if it was idle. A leased one is not leased again, and ended by its
+    /// [`release`](Self::release); one that has ended already is not found.
     pub fn peer_closed(&mut self, id: ConnId, now: Instant) -> Option<Farewell> {
-        match self.entry(id) {
-            Some(Entry {
-                phase: Phase::Idle { .. },
-                ..
-            }) => Some(self.end_idle(id.index, CloseReason::PeerClosedIdle, now)),
-            _ => None,
+        let entry = self.entry(id)?;
+        match entry.phase {
+            Phase::Free { .. } if entry.leases == 0 => {
+                Some(self.end_idle(id.index, CloseReason::PeerClosedIdle, now))
+            }
+            Phase::Free { .. } => {
+                self.retire(id, CloseReason::PeerClosedBusy);
+                None
+            }
+            Phase::Opening | Phase::Busy => None,
         }
     }
 
     /// Takes back the grant of a connection that turned out to be closed before it was used.
-    pub fn stale(&mut self, leased: Leased, now: Instant) -> Farewell {
-        self.counts.reused -= 1;
-        self.counts.leased -= 1;
-        assert!(self.entry(leased.id).is_some(), "a leased id is known");
-        self.entries[leased.id.index()].exchanges -= 1;
-        self.end(leased.id.index, CloseReason::PeerClosedIdle, now)
+    pub fn stale(&mut self, leased: Leased, now: Instant) -> Option<Farewell> {
+        self.leased_mut(leased.id).life.exchanges -= 1;
+        self.counts.reused -= u64::from(leased.exchange > 1);
+        self.retire(leased.id, CloseReason::PeerClosedIdle);
+        self.give_back(leased.id, now, now)
     }
 
     /// Ends one connection that has waited too long. Ask again until there is none.
     pub fn expire(&mut self, now: Instant) -> Option<(ConnId, Farewell)> {
-        let index = self.oldest?;
-        self.is_too_old(index, now).then(|| {
-            let id = self.id(index);
-            (id, self.end_idle(index, CloseReason::IdleTimeout, now))
-        })
+        if self.earliest.is_none_or(|earliest| now < earliest) {
+            return None;
+        }
+        let mut earliest = None::<Instant>;
+        let mut next = self.oldest;
+        while let Some(index) = next {
+            let entry = &self.entries[index as usize];
+            next = entry.newer();
+            if entry.leases > 0 {
+                continue;
+            }
+            if self.is_too_old(entry, now) {
+                let id = self.id(index);
+                return Some((id, self.end_idle(index, CloseReason::IdleTimeout, now)));
+            }
+            let up = entry.life.since + self.limit(entry);
+            earliest = Some(earliest.map_or(up, |earliest| earliest.min(up)));
+        }
+        self.earliest = earliest;
+        None
     }
 
-    /// When a connection will next have waited too long, if one is waiting.
+    /// When a connection may next have waited too long, if one is waiting: not later than that.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.oldest
-            .map(|index| self.idle_since(index) + self.keep_alive.timeout)
+        self.earliest
+    }
+
+    /// Ends the connection that has been idle for the longest, to make room.
+    pub fn evict(&mut self, now: Instant) -> Option<(ConnId, Farewell)> {
+        self.end_oldest(CloseReason::Surplus, now)
     }
 
     /// Ends one idle connection, and from now on every leased one at its release. Ask again until
     /// there is none.
     pub fn drain(&mut self, now: Instant) -> Option<(ConnId, Farewell)> {
         self.draining = true;
-        let index = self.oldest?;
-        let id = self.id(index);
-        Some((id, self.end_idle(index, CloseReason::Drain, now)))
+        self.end_oldest(CloseReason::Drain, now)
+    }
+
+    /// Whether this pool is being emptied.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    fn end_oldest(&mut self, reason: CloseReason, now: Instant) -> Option<(ConnId, Farewell)> {
+        let mut next = self.oldest;
+        while let Some(index) = next {
+            let entry = &self.entries[index as usize];
+            if entry.leases == 0 {
+                let id = self.id(index);
+                return Some((id, self.end_idle(index, reason, now)));
+            }
+            next = entry.newer();
+        }
+        None
+    }
+
+    /// The connection that would be leased next to whoever it suits.
+    pub fn next_free(&self, now: Instant) -> Option<Free> {
+        let mut next = self.newest;
+        while let Some(index) = next {
+            let entry = &self.entries[index as usize];
+            if !self.is_too_old(entry, now) {
+                return Some(self.free(index, now));
+            }
+            next = entry.older();
+        }
+        None
+    }
+
+    /// The idle connection that suits, for another worker.
+    pub fn idle_for(&mut self, now: Instant, wants: Wants) -> Option<Free> {
+        let index = self.choose(now, wants)?;
+        // One that is in use as well cannot leave.
+        (self.entries[index as usize].leases == 0).then(|| self.free(index, now))
+    }
+
+    /// Leases this one of the free connections.
+    #[must_use]
+    pub fn lease_free(&mut self, id: ConnId, now: Instant) -> Leased {
+        assert!(
+            self.entry(id).is_some_and(Entry::is_free),
+            "{id:?} is not free"
+        );
+        self.lease(id.index, now)
+    }
+
+    /// Takes this idle connection out of the pool, for another worker's.
+    pub fn lend(&mut self, id: ConnId) -> Passport {
+        self.unlink(id.index);
+        self.counts.idle -= 1;
+        self.counts.lent += 1;
+        let entry = self.entries.remove(id.index());
+        assert!(entry.leases == 0, "{id:?} is in use");
+        Passport(entry.life)
+    }
+
+    /// Ends this idle connection for `reason`.
+    pub fn end_this(&mut self, id: ConnId, reason: CloseReason, now: Instant) -> Farewell {
+        self.end_idle(id.index, reason, now)
+    }
+
+    /// Takes in an idle connection that another worker lent, and leases it.
+    pub fn adopt(&mut self, passport: Passport, now: Instant) -> Leased {
+        self.counts.borrowed += 1;
+        let id = self.insert(Phase::Busy, passport.0);
+        self.lease(id.index, now)
+    }
+
+    /// The backend was seen to close idle connections after `theirs`: again and again.
+    pub fn learn(&mut self, theirs: Option<Duration>) {
+        if self.settings.learn_idle_timeout && theirs != self.learned {
+            self.learned = theirs;
+            // All times are up sooner, or later, than they were.
+            self.earliest = self
+                .oldest
+                .map(|index| self.entries[index as usize].life.since);
+        }
+    }
+
+    /// How long the backend was seen to keep idle connections.
+    pub fn learned(&self) -> Option<Duration> {
+        self.learned
     }
 
     /// Panics if anything that is always true is not. For tests, and after each event in debug
@@ -272,17 +599,21 @@ impl PoolState {
     pub fn check(&self) {
         let mut seen = Counts::default();
         for (_, entry) in &self.entries {
+            assert!(entry.leases <= entry.streams, "{entry:?}");
             match entry.phase {
                 Phase::Opening => seen.opening += 1,
-                Phase::Leased => seen.leased += 1,
-                Phase::Idle { .. } => seen.idle += 1,
+                _ if entry.leases > 0 => seen.leased += 1,
+                Phase::Free { .. } => seen.idle += 1,
+                Phase::Busy => panic!("neither in use nor free: {entry:?}"),
             }
-            if let Some(limit) = self.keep_alive.max_requests {
+            if let Phase::Free { .. } = entry.phase {
+                assert!(entry.leases < entry.streams && entry.retires.is_none());
+            }
+            if let Some(limit) = self.settings.keep_alive.max_requests {
                 let most = limit.get().saturating_add(1);
                 assert!(
-                    entry.exchanges <= most,
-                    "{} exchanges, limit {limit}",
-                    entry.exchanges
+                    entry.streams > 1 || entry.life.exchanges <= most,
+                    "{entry:?}"
                 );
             }
         }
@@ -293,48 +624,89 @@ impl PoolState {
             "each connection is in one phase and counted there"
         );
         assert_eq!(
-            counts.opened,
-            counts.leased + counts.idle + counts.closed_total(),
-            "what was opened is open or closed"
+            counts.opened + counts.borrowed,
+            counts.leased + counts.idle + counts.lent + counts.closed_total(),
+            "what came is here, lent or closed"
         );
-        if self.draining || !self.keep_alive.enabled {
+        if self.draining || !self.settings.keeps() {
             assert_eq!(counts.idle, 0, "nothing is parked when nothing is kept");
         }
-        self.check_idle_list();
+        self.check_list();
     }
 
-    fn check_idle_list(&self) {
-        let mut listed = 0;
+    fn check_list(&self) {
+        let mut idle = 0;
         let mut newer = None;
         let mut last: Option<Instant> = None;
         let mut next = self.newest;
         while let Some(index) = next {
-            let Phase::Idle {
-                since,
-                newer: back,
-                older,
-            } = self.entries[index as usize].phase
-            else {
-                panic!("connection {index} is in the idle list and not idle");
+            let entry = &self.entries[index as usize];
+            let Phase::Free { newer: back, older } = entry.phase else {
+                panic!("connection {index} is in the list and not free");
             };
-            assert_eq!(back, newer, "the idle list holds together");
-            assert!(
-                last.is_none_or(|last| since <= last),
-                "the newest comes first"
-            );
-            last = Some(since);
+            assert_eq!(back, newer, "the list holds together");
+            if entry.leases == 0 {
+                let since = entry.life.since;
+                assert!(last.is_none_or(|last| since <= last), "the newest is first");
+                last = Some(since);
+                idle += 1;
+                let up = since + self.limit(entry);
+                assert!(self.earliest.is_some_and(|earliest| earliest <= up));
+            }
             newer = Some(index);
             next = older;
-            listed += 1;
         }
         assert_eq!(self.oldest, newer, "the list ends with the oldest");
-        assert_eq!(listed, self.counts.idle, "every idle connection is listed");
+        assert_eq!(idle, self.counts.idle, "every idle connection is listed");
+    }
+
+    fn insert(&mut self, phase: Phase, life: Life) -> ConnId {
+        let generation = self.generation;
+        self.generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        let key = self.entries.insert(Entry {
+            generation,
+            phase,
+            life,
+            leases: 0,
+            streams: 1,
+            waited: Duration::ZERO,
+            retires: None,
+        });
+        let index = u32::try_from(key);
+        ConnId {
+            index: index.expect("open files run out long before four billion connections"),
+            generation,
+        }
     }
 
     fn entry(&self, id: ConnId) -> Option<&Entry> {
         self.entries
             .get(id.index())
             .filter(|entry| entry.generation == id.generation)
+    }
+
+    fn entry_mut(&mut self, id: ConnId) -> Option<&mut Entry> {
+        self.entries
+            .get_mut(id.index())
+            .filter(|entry| entry.generation == id.generation)
+    }
+
+    fn leased_mut(&mut self, id: ConnId) -> &mut Entry {
+        let entry = self
+            .entry_mut(id)
+            .expect("a leased id is known until its release");
+        assert!(entry.leases > 0, "{id:?} is not leased");
+        entry
+    }
+
+    fn free(&self, index: u32, now: Instant) -> Free {
+        let entry = &self.entries[index as usize];
+        Free {
+            id: self.id(index),
+            identity: entry.life.identity,
+            idle: entry.waited_at(now),
+            is_idle: entry.leases == 0,
+        }
     }
 
     fn id(&self, index: u32) -> ConnId {
@@ -344,33 +716,66 @@ impl PoolState {
         }
     }
 
-    fn lease(&mut self, index: u32, idle: Duration) -> Leased {
+    fn lease(&mut self, index: u32, now: Instant) -> Leased {
+        let id = self.id(index);
         let entry = &mut self.entries[index as usize];
-        entry.phase = Phase::Leased;
-        entry.idle = idle;
-        entry.exchanges = entry.exchanges.saturating_add(1);
-        self.counts.leased += 1;
-        let exchange = entry.exchanges;
+        let was_free = matches!(entry.phase, Phase::Free { .. });
+        let was_idle = entry.leases == 0;
+        entry.waited = entry.waited_at(now);
+        entry.leases += 1;
+        entry.life.exchanges = entry.life.exchanges.saturating_add(1);
+        let (idle, exchange) = (entry.waited, entry.life.exchanges);
+        self.counts.reused += u64::from(exchange > 1);
+        let ages = entry.life.ages_at.is_some_and(|at| at <= now);
+        let verdict = match self.verdict(id) {
+            Verdict::Keep if ages => Verdict::Close(CloseReason::MaxAge),
+            verdict @ (Verdict::Keep | Verdict::Close(_)) => verdict,
+        };
+        let entry = &mut self.entries[index as usize];
+        if let Verdict::Close(reason) = verdict {
+            entry.retires.get_or_insert(reason);
+        }
+        let is_free = entry.leases < entry.streams && entry.retires.is_none();
+        if was_idle {
+            self.counts.idle -= u64::from(was_free);
+            self.counts.leased += 1;
+        }
+        match (was_free, is_free) {
+            (true, false) => self.unlink(index),
+            (false, true) => self.park(index),
+            (true, true) | (false, false) => {}
+        }
         Leased {
-            id: self.id(index),
+            id,
             exchange,
-            idle,
-            verdict: if self.draining {
-                Verdict::Close(CloseReason::Drain)
-            } else {
-                self.keep_alive.after_exchange(exchange)
-            },
+            idle: Some(idle),
+            verdict,
         }
     }
 
-    fn park(&mut self, index: u32, now: Instant) {
-        self.counts.idle += 1;
-        let older = self.newest.replace(index);
-        self.entries[index as usize].phase = Phase::Idle {
-            since: now,
-            newer: None,
-            older,
-        };
+    /// Puts a connection into the list, where its time puts it: mostly first.
+    fn park(&mut self, index: u32) {
+        let entry = &self.entries[index as usize];
+        let since = entry.life.since;
+        if entry.leases == 0 {
+            let up = since + self.limit(entry);
+            self.earliest = Some(self.earliest.map_or(up, |earliest| earliest.min(up)));
+        }
+        let mut newer = None;
+        let mut older = self.newest;
+        while let Some(next) = older {
+            let next_entry = &self.entries[next as usize];
+            if next_entry.life.since <= since {
+                break;
+            }
+            newer = older;
+            older = next_entry.older();
+        }
+        self.entries[index as usize].phase = Phase::Free { newer, older };
+        match newer {
+            Some(newer) => *self.older_of(newer) = Some(index),
+            None => self.newest = Some(index),
+        }
         match older {
             Some(older) => *self.newer_of(older) = Some(index),
             None => self.oldest = Some(index),
@@ -378,10 +783,10 @@ impl PoolState {
     }
 
     fn unlink(&mut self, index: u32) {
-        let Phase::Idle { newer, older, .. } = self.entries[index as usize].phase else {
-            panic!("connection {index} is not idle");
+        let phase = std::mem::replace(&mut self.entries[index as usize].phase, Phase::Busy);
+        let Phase::Free { newer, older } = phase else {
+            panic!("connection {index} is not free");
         };
-        self.counts.idle -= 1;
         match newer {
             Some(newer) => *self.older_of(newer) = older,
             None => self.newest = older,
@@ -393,8 +798,10 @@ impl PoolState {
     }
 
     fn end_idle(&mut self, index: u32, reason: CloseReason, now: Instant) -> Farewell {
-        self.entries[index as usize].idle = now.saturating_duration_since(self.idle_since(index));
         self.unlink(index);
+        self.counts.idle -= 1;
+        let entry = &mut self.entries[index as usize];
+        entry.waited = entry.waited_at(now);
         self.end(index, reason, now)
     }
 
@@ -403,70 +810,121 @@ impl PoolState {
         self.counts.closed[reason as usize] += 1;
         Farewell {
             reason,
-            exchanges: entry.exchanges,
-            age: now.saturating_duration_since(entry.opened),
-            idle: entry.idle,
+            exchanges: entry.life.exchanges,
+            age: now.saturating_duration_since(entry.life.opened),
+            idle: entry.waited,
         }
     }
 
-    fn is_too_old(&self, index: u32, now: Instant) -> bool {
-        now.saturating_duration_since(self.idle_since(index)) >= self.keep_alive.timeout
+    fn is_too_old(&self, entry: &Entry, now: Instant) -> bool {
+        entry.leases == 0 && entry.waited_at(now) >= self.limit(entry)
     }
 
-    fn idle_since(&self, index: u32) -> Instant {
-        match self.entries[index as usize].phase {
-            Phase::Idle { since, .. } => since,
-            Phase::Opening | Phase::Leased => panic!("connection {index} is not idle"),
+    /// How long a connection may wait.
+    fn limit(&self, entry: &Entry) -> Duration {
+        match self.learned {
+            Some(theirs) => entry.life.idle_limit.min(self.settings.idle_limit(theirs)),
+            None => entry.life.idle_limit,
         }
     }
 
     fn newer_of(&mut self, index: u32) -> &mut Option<u32> {
         match &mut self.entries[index as usize].phase {
-            Phase::Idle { newer, .. } => newer,
-            Phase::Opening | Phase::Leased => panic!("connection {index} is not idle"),
+            Phase::Free { newer, .. } => newer,
+            Phase::Opening | Phase::Busy => panic!("connection {index} is not free"),
         }
     }
 
     fn older_of(&mut self, index: u32) -> &mut Option<u32> {
         match &mut self.entries[index as usize].phase {
-            Phase::Idle { older, .. } => older,
-            Phase::Opening | Phase::Leased => panic!("connection {index} is not idle"),
+            Phase::Free { older, .. } => older,
+            Phase::Opening | Phase::Busy => panic!("connection {index} is not free"),
         }
     }
 }
 
-fn index(key: usize) -> u32 {
-    u32::try_from(key).expect("open files run out long before four billion connections")
+impl Entry {
+    fn is_free(&self) -> bool {
+        matches!(self.phase, Phase::Free { .. })
+    }
+
+    fn waited_at(&self, now: Instant) -> Duration {
+        match self.leases {
+            0 => now.saturating_duration_since(self.life.since),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn newer(&self) -> Option<u32> {
+        match self.phase {
+            Phase::Free { newer, .. } => newer,
+            Phase::Opening | Phase::Busy => None,
+        }
+    }
+
+    fn older(&self) -> Option<u32> {
+        match self.phase {
+            Phase::Free { older, .. } => older,
+            Phase::Opening | Phase::Busy => None,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use crate::keepalive::KeepAlive;
+
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(60);
+    const SAFE: Duration = Duration::from_secs(1);
+    const ANY: Wants = Wants {
+        need: Need::Any,
+        identity: Identity(None),
+    };
+    const YOUNG: Wants = Wants {
+        need: Need::Young,
+        identity: Identity(None),
+    };
+    const NO_HINT: Hint = Hint {
+        timeout: None,
+        max: None,
+    };
+
+    fn settings(limit: u32) -> Settings {
+        Settings {
+            max_age: None,
+            ..Settings::new(KeepAlive {
+                enabled: true,
+                max_requests: NonZeroU32::new(limit),
+                timeout: IDLE,
+            })
+        }
+    }
 
     fn pool(limit: u32) -> PoolState {
-        PoolState::new(KeepAlive {
-            enabled: true,
-            max_requests: NonZeroU32::new(limit),
-            timeout: IDLE,
-        })
+        PoolState::new(settings(limit))
     }
 
     fn open(pool: &mut PoolState, now: Instant) -> ConnId {
-        match pool.acquire(now) {
-            Grant::Open(id) => pool.opened(id, now).id,
-            Grant::Reuse(leased) => panic!("nothing to reuse, got {leased:?}"),
-        }
+        let id = pool.opening(now, Identity(None));
+        pool.opened(id, 1, 0, now).id
     }
 
     fn reuse(pool: &mut PoolState, now: Instant) -> Leased {
-        match pool.acquire(now) {
-            Grant::Reuse(leased) => leased,
-            Grant::Open(id) => panic!("a connection was waiting, got {id:?}"),
-        }
+        pool.acquire(now, ANY).expect("a connection is waiting")
+    }
+
+    fn done(pool: &mut PoolState, id: ConnId, now: Instant) -> Option<CloseReason> {
+        let ended = pool.release(id, End::Complete, NO_HINT, now);
+        pool.check();
+        ended.map(|farewell| farewell.reason)
+    }
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
     }
 
     #[test]
@@ -475,10 +933,9 @@ mod tests {
         let mut pool = pool(0);
         let ids: Vec<_> = (0..3).map(|_| open(&mut pool, now)).collect();
         for (&id, second) in ids.iter().zip(0..) {
-            let end = now + Duration::from_secs(second);
-            assert_eq!(pool.release(id, End::Complete, end), None);
+            assert_eq!(done(&mut pool, id, now + secs(second)), None);
         }
-        let order: Vec<_> = (0..3).map(|_| reuse(&mut pool, now).id).collect();
+        let order: Vec<_> = (0..3).map(|_| reuse(&mut pool, now + secs(3)).id).collect();
         assert_eq!(order, [ids[2], ids[1], ids[0]]);
         pool.check();
     }
@@ -488,15 +945,20 @@ mod tests {
         let now = Instant::now();
         let mut pool = pool(0);
         let id = open(&mut pool, now);
-        let _ = pool.release(id, End::Complete, now);
+        assert_eq!(done(&mut pool, id, now), None);
         assert_eq!(pool.next_deadline(), Some(now + IDLE));
         assert_eq!(pool.expire(now + IDLE - Duration::from_nanos(1)), None);
-        assert!(matches!(pool.acquire(now + IDLE), Grant::Open(_)));
+        assert_eq!(pool.acquire(now + IDLE, ANY), None);
         let (expired, farewell) = pool.expire(now + IDLE).unwrap();
         assert_eq!(expired, id);
         assert_eq!(
-            (farewell.exchanges, farewell.idle, farewell.age),
-            (1, IDLE, IDLE)
+            farewell,
+            Farewell {
+                reason: CloseReason::IdleTimeout,
+                exchanges: 1,
+                age: IDLE,
+                idle: IDLE
+            }
         );
         assert_eq!(pool.counts().closed[CloseReason::IdleTimeout as usize], 1);
         pool.check();
@@ -507,34 +969,26 @@ mod tests {
         let now = Instant::now();
         let mut pool = pool(2);
         let id = open(&mut pool, now);
-        let _ = pool.release(id, End::Complete, now);
+        assert_eq!(done(&mut pool, id, now), None);
         let second = reuse(&mut pool, now);
         assert_eq!((second.exchange, second.verdict), (2, Verdict::Keep));
-        let _ = pool.release(id, End::Complete, now);
+        assert_eq!(done(&mut pool, id, now), None);
         let third = reuse(&mut pool, now);
         assert_eq!(third.verdict, Verdict::Close(CloseReason::RequestLimit));
-        assert_eq!(
-            pool.release(id, End::Complete, now).map(|end| end.reason),
-            Some(CloseReason::RequestLimit)
-        );
-        assert!(matches!(pool.acquire(now), Grant::Open(_)));
-        pool.check();
+        assert_eq!(done(&mut pool, id, now), Some(CloseReason::RequestLimit));
+        assert_eq!(pool.acquire(now, ANY), None);
     }
 
     #[test]
     fn short_mode_never_parks() {
         let now = Instant::now();
-        let mut pool = PoolState::new(KeepAlive {
+        let mut pool = PoolState::new(Settings::new(KeepAlive {
             enabled: false,
             ..KeepAlive::BACKEND
-        });
+        }));
         for _ in 0..3 {
             let id = open(&mut pool, now);
-            assert_eq!(
-                pool.release(id, End::Complete, now).map(|end| end.reason),
-                Some(CloseReason::KeepAliveOff)
-            );
-            pool.check();
+            assert_eq!(done(&mut pool, id, now), Some(CloseReason::KeepAliveOff));
         }
         assert_eq!((pool.counts().opened, pool.counts().reused), (3, 0));
     }
@@ -544,14 +998,10 @@ mod tests {
         let now = Instant::now();
         let mut pool = pool(0);
         let (busy, idle) = (open(&mut pool, now), open(&mut pool, now));
-        let _ = pool.release(idle, End::Complete, now);
+        assert_eq!(done(&mut pool, idle, now), None);
         assert_eq!(pool.drain(now).map(|(id, _)| id), Some(idle));
         assert_eq!(pool.drain(now), None);
-        assert_eq!(
-            pool.release(busy, End::Complete, now).map(|end| end.reason),
-            Some(CloseReason::Drain)
-        );
-        pool.check();
+        assert_eq!(done(&mut pool, busy, now), Some(CloseReason::Drain));
     }
 
     #[test]
@@ -559,131 +1009,516 @@ mod tests {
         let now = Instant::now();
         let mut pool = pool(0);
         let first = open(&mut pool, now);
-        let _ = pool.release(first, End::Spent(CloseReason::PeerAsked), now);
+        let spent = End::Spent(CloseReason::PeerAsked);
+        assert!(pool.release(first, spent, NO_HINT, now).is_some());
         let second = open(&mut pool, now);
         assert_eq!(first.index(), second.index());
-        let _ = pool.release(second, End::Complete, now);
+        assert_eq!(done(&mut pool, second, now), None);
         assert_eq!(pool.peer_closed(first, now), None);
         assert!(pool.peer_closed(second, now).is_some());
         pool.check();
     }
 
+    #[test]
+    fn a_connection_past_its_age_serves_once_more_and_is_told_that_it_is_the_last_time() {
+        let now = Instant::now();
+        let mut pool = PoolState::new(Settings {
+            max_age: Some(secs(100)),
+            ..settings(0)
+        });
+        for (draw, lives) in [(0, secs(100)), (u32::MAX, secs(90))] {
+            let id = pool.opening(now, Identity(None));
+            let _first = pool.opened(id, 1, draw, now);
+            let just_before = now + lives - secs(1);
+            assert_eq!(done(&mut pool, id, just_before), None);
+            assert_eq!(reuse(&mut pool, just_before).verdict, Verdict::Keep);
+            assert_eq!(done(&mut pool, id, now + lives), None);
+            let last = reuse(&mut pool, now + lives);
+            assert_eq!(last.verdict, Verdict::Close(CloseReason::MaxAge));
+            assert_eq!(done(&mut pool, id, now + lives), Some(CloseReason::MaxAge));
+        }
+    }
+
+    #[test]
+    fn the_backends_hint_shortens_the_wait_and_the_number_of_exchanges() {
+        let now = Instant::now();
+        let mut pool = pool(0);
+        let id = open(&mut pool, now);
+        let hint = Hint {
+            timeout: Some(secs(5)),
+            max: Some(2),
+        };
+        assert_eq!(pool.release(id, End::Complete, hint, now), None);
+        assert_eq!(pool.next_deadline(), Some(now + secs(4)), "a second less");
+        assert_eq!(pool.acquire(now + secs(4), ANY), None);
+        let second = reuse(&mut pool, now + secs(3));
+        assert_eq!(second.verdict, Verdict::Keep);
+        assert_eq!(done(&mut pool, id, now + secs(3)), None);
+        let third = reuse(&mut pool, now + secs(3));
+        assert_eq!(third.verdict, Verdict::Close(CloseReason::RequestLimit));
+    }
+
+    #[test]
+    fn a_hint_never_makes_anything_longer_and_can_be_switched_off() {
+        let now = Instant::now();
+        let long = Hint {
+            timeout: Some(secs(3600)),
+            max: Some(1_000_000),
+        };
+        let mut pool = pool(1);
+        let id = open(&mut pool, now);
+        assert_eq!(pool.release(id, End::Complete, long, now), None);
+        assert_eq!(pool.next_deadline(), Some(now + IDLE));
+        assert_ne!(reuse(&mut pool, now).verdict, Verdict::Keep);
+
+        let mut deaf = PoolState::new(Settings {
+            heed_hints: false,
+            ..settings(0)
+        });
+        let id = open(&mut deaf, now);
+        let short = Hint {
+            timeout: Some(secs(1)),
+            max: Some(0),
+        };
+        assert_eq!(deaf.release(id, End::Complete, short, now), None);
+        assert_eq!(deaf.next_deadline(), Some(now + IDLE));
+        assert_eq!(reuse(&mut deaf, now).verdict, Verdict::Keep);
+    }
+
+    #[test]
+    fn a_backend_that_keeps_nothing_gets_nothing_parked() {
+        let now = Instant::now();
+        let mut pool = pool(0);
+        let id = open(&mut pool, now);
+        let hint = Hint {
+            timeout: Some(Duration::ZERO),
+            max: None,
+        };
+        let ended = pool.release(id, End::Complete, hint, now);
+        assert_eq!(ended.map(|end| end.reason), Some(CloseReason::PeerAsked));
+        pool.check();
+    }
+
+    #[test]
+    fn what_was_learned_shortens_the_wait_of_all_and_is_undone_when_forgotten() {
+        let now = Instant::now();
+        let mut pool = pool(0);
+        let id = open(&mut pool, now);
+        assert_eq!(done(&mut pool, id, now), None);
+        pool.learn(Some(secs(10)));
+        pool.check();
+        assert_eq!(pool.acquire(now + secs(9), ANY), None);
+        assert!(pool.next_deadline().unwrap() <= now + secs(9));
+        pool.learn(None);
+        pool.check();
+        assert_eq!(pool.expire(now + secs(9)), None);
+        assert_eq!(reuse(&mut pool, now + secs(9)).id, id);
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_sent_twice_takes_none_that_waited_safe_idle() {
+        let now = Instant::now();
+        let mut pool = pool(0);
+        let id = open(&mut pool, now);
+        assert_eq!(done(&mut pool, id, now), None);
+        assert_eq!(pool.acquire(now + SAFE, YOUNG), None);
+        let leased = pool.acquire(now + SAFE - Duration::from_nanos(1), YOUNG);
+        assert_eq!(leased.map(|leased| leased.id), Some(id));
+    }
+
+    #[test]
+    fn others_leave_the_young_to_it() {
+        let now = Instant::now();
+        let mut pool = pool(0);
+        let (old, young) = (open(&mut pool, now), open(&mut pool, now));
+        assert_eq!(done(&mut pool, old, now), None);
+        assert_eq!(done(&mut pool, young, now + secs(5)), None);
+        let later = now + secs(5);
+        // Nobody has asked for a young one: the latest first.
+        let leased = reuse(&mut pool, later);
+        assert_eq!(leased.id, young);
+        assert_eq!(pool.unused(leased, later), None);
+        let leased = pool.acquire(later, YOUNG).unwrap();
+        assert_eq!(leased.id, young);
+        assert_eq!(pool.unused(leased, later), None);
+        assert_eq!(reuse(&mut pool, later).id, old);
+        assert_eq!(reuse(&mut pool, later).id, young, "better than a new one");
+        pool.check();
+    }
+
+    #[test]
+    fn a_connection_serves_only_for_whom_it_speaks() {
+        let now = Instant::now();
+        let mut pool = pool(0);
+        let of = |n: u8| Identity(Some(SocketAddr::from(([10, 0, 0, n], 1))));
+        for n in 1..=3 {
+            let id = pool.opening(now, of(n));
+            let leased = pool.opened(id, 1, 0, now);
+            assert_eq!(done(&mut pool, leased.id, now), None);
+        }
+        let wants = |identity| Wants {
+            need: Need::Any,
+            identity,
+        };
+        assert!(pool.acquire(now, ANY).is_none());
+        assert!(pool.acquire(now, wants(of(4))).is_none());
+        let id = pool.acquire(now, wants(of(1))).unwrap().id;
+        assert!(pool.acquire(now, wants(of(1))).is_none());
+        assert_eq!(done(&mut pool, id, now), None);
+        assert_eq!(pool.acquire(now, wants(of(1))).unwrap().id, id);
+    }
+
+    #[test]
+    fn a_multiplexed_connection_is_leased_up_to_its_streams_and_idle_after_the_last() {
+        let now = Instant::now();
+        let mut pool = pool(0);
+        let id = pool.opening(now, Identity(None));
+        let _first = pool.opened(id, 3, 0, now);
+        pool.check();
+        for _ in 0..2 {
+            assert_eq!(reuse(&mut pool, now).id, id);
+        }
+        assert_eq!(pool.acquire(now, ANY), None, "three at once");
+        for n in 1..=3 {
+            assert_eq!(pool.counts().idle, 0);
+            assert_eq!(done(&mut pool, id, now + secs(n)), None);
+        }
+        assert_eq!((pool.counts().leased, pool.counts().idle), (0, 1));
+        assert_eq!(pool.next_deadline(), Some(now + secs(3) + IDLE));
+    }
+
+    #[test]
+    fn a_multiplexed_connection_that_was_closed_takes_no_more_and_ends_with_its_last_exchange() {
+        let now = Instant::now();
+        let mut pool = pool(0);
+        let id = pool.opening(now, Identity(None));
+        let _first = pool.opened(id, 9, 0, now);
+        let _second = reuse(&mut pool, now);
+        assert_eq!(pool.peer_closed(id, now), None);
+        assert_eq!(pool.acquire(now, ANY), None);
+        assert_eq!(done(&mut pool, id, now), None);
+        assert_eq!(done(&mut pool, id, now), Some(CloseReason::PeerClosedBusy));
+    }
+
+    #[test]
+    fn a_lent_connection_keeps_its_age_its_exchanges_and_its_limits() {
+        let now = Instant::now();
+        let (mut here, mut there) = (pool(3), pool(3));
+        let id = open(&mut here, now);
+        let hint = Hint {
+            timeout: Some(secs(10)),
+            max: None,
+        };
+        assert_eq!(here.release(id, End::Complete, hint, now), None);
+        let free = here.idle_for(now + secs(1), ANY).unwrap();
+        assert_eq!((free.id, free.idle), (id, secs(1)));
+        let passport = here.lend(id);
+        here.check();
+        let leased = there.adopt(passport, now + secs(2));
+        assert_eq!((leased.exchange, leased.idle), (2, Some(secs(2))));
+        assert_eq!(there.unused(leased, now + secs(2)), None);
+        there.check();
+        assert_eq!(there.next_deadline(), Some(now + secs(9)));
+        let last = there.expire(now + secs(9)).unwrap().1;
+        assert_eq!((last.exchanges, last.age), (1, secs(9)));
+        assert_eq!((here.counts().lent, there.counts().borrowed), (1, 1));
+        there.check();
+    }
+
     #[derive(Clone, Debug)]
     enum Event {
-        Acquire,
+        Acquire(bool, u8),
+        Opening(u8),
         Opened(usize),
+        Stocked(usize),
         OpenFailed(usize),
-        Release(usize, bool),
+        Release(usize, bool, Option<u64>, Option<u32>),
+        Unused(usize),
         Stale(usize),
         PeerClosed(usize),
+        LendAndAdopt,
         Expire,
+        Evict,
+        Learn(Option<u64>),
         Drain,
     }
 
     fn event() -> impl Strategy<Value = Event> {
         let which = 0..8usize;
+        let identity = prop_oneof![9 => Just(0u8), 1 => 1..3u8];
+        let hint = prop::option::weighted(0.1, 0..90u64);
+        let max = prop::option::weighted(0.1, 0..4u32);
         prop_oneof![
-            8 => Just(Event::Acquire),
+            9 => (any::<bool>(), identity.clone()).prop_map(|(young, who)| Event::Acquire(young, who)),
+            7 => identity.prop_map(Event::Opening),
             6 => which.clone().prop_map(Event::Opened),
+            2 => which.clone().prop_map(Event::Stocked),
             1 => which.clone().prop_map(Event::OpenFailed),
-            8 => (which.clone(), prop::bool::weighted(0.8)).prop_map(|(i, ok)| Event::Release(i, ok)),
+            9 => (which.clone(), prop::bool::weighted(0.8), hint, max)
+                .prop_map(|(i, ok, hint, max)| Event::Release(i, ok, hint, max)),
+            1 => which.clone().prop_map(Event::Unused),
             1 => which.clone().prop_map(Event::Stale),
             2 => which.prop_map(Event::PeerClosed),
+            1 => Just(Event::LendAndAdopt),
             2 => Just(Event::Expire),
+            1 => Just(Event::Evict),
+            1 => prop::option::of(2..90u64).prop_map(Event::Learn),
             1 => prop::bool::weighted(0.1).prop_map(|yes| if yes { Event::Drain } else { Event::Expire }),
         ]
     }
 
-    /// What the outside holds: the permissions and leases it must give back.
+    /// What the outside holds, and what it knows of each connection.
     #[derive(Default)]
     struct Outside {
-        opening: Vec<ConnId>,
-        leased: Vec<(Leased, bool)>,
-        parked: Vec<(ConnId, Instant)>,
+        opening: Vec<(ConnId, Identity)>,
+        leased: Vec<(Leased, Known)>,
+        parked: Vec<(ConnId, Instant, Known)>,
+        learned: Option<Duration>,
+        drained: bool,
+    }
+
+    #[derive(Clone, Copy)]
+    struct Known {
+        identity: Identity,
+        limit: Duration,
+        /// Of concurrent leases of the same connection there is one entry each.
+        streams: u32,
+    }
+
+    fn whom(n: u8) -> Identity {
+        Identity((n > 0).then(|| SocketAddr::from(([10, 0, 0, n], 1))))
     }
 
     impl Outside {
+        fn limit(&self, known: &Known) -> Duration {
+            let learned = self
+                .learned
+                .map_or(IDLE, |theirs| settings(0).idle_limit(theirs));
+            known.limit.min(learned)
+        }
+
+        #[expect(clippy::too_many_lines, reason = "one arm for each event")]
         fn apply(&mut self, event: &Event, pool: &mut PoolState, now: Instant) {
             fn pick<T>(list: &mut Vec<T>, which: usize) -> Option<T> {
                 (!list.is_empty()).then(|| list.swap_remove(which % list.len()))
             }
             match *event {
-                Event::Acquire => match pool.acquire(now) {
-                    Grant::Open(id) => self.opening.push(id),
-                    Grant::Reuse(leased) => {
-                        let (id, since) = self.parked.pop().expect("the model has one parked too");
-                        assert_eq!(id, leased.id, "last in, first out");
-                        assert!(now - since < IDLE, "handed out after its idle time");
-                        self.leased.push((leased, true));
-                    }
-                },
-                Event::Opened(which) => {
-                    if let Some(id) = pick(&mut self.opening, which) {
-                        self.leased.push((pool.opened(id, now), false));
+                Event::Acquire(young, who) => {
+                    let need = if young { Need::Young } else { Need::Any };
+                    let wants = Wants {
+                        need,
+                        identity: whom(who),
+                    };
+                    let fits = |(_, since, known): &&(ConnId, Instant, Known)| {
+                        known.identity == wants.identity
+                            && now - *since < self.limit(known)
+                            && (need == Need::Any || now - *since < SAFE)
+                    };
+                    let there_is_one = self.parked.iter().any(|parked| fits(&parked));
+                    match pool.acquire(now, wants) {
+                        Some(leased) => {
+                            let at = self.parked.iter().position(|(id, ..)| *id == leased.id);
+                            let (_, since, known) = self.parked.remove(at.expect("it was parked"));
+                            assert_eq!(known.identity, wants.identity);
+                            assert!(
+                                now - since < self.limit(&known),
+                                "handed out after its time"
+                            );
+                            assert!(need == Need::Any || now - since < SAFE);
+                            assert_eq!(leased.idle, Some(now - since));
+                            self.leased.push((leased, known));
+                        }
+                        None => assert!(!there_is_one, "one would have done"),
                     }
                 }
-                Event::OpenFailed(which) => {
-                    if let Some(id) = pick(&mut self.opening, which) {
+                Event::Opening(who) => self.opening.push((pool.opening(now, whom(who)), whom(who))),
+                Event::Opened(which) => {
+                    if let Some((id, identity)) = pick(&mut self.opening, which) {
+                        let known = Known {
+                            identity,
+                            limit: IDLE,
+                            streams: 1,
+                        };
+                        self.leased
+                            .push((pool.opened(id, known.streams, 0, now), known));
+                    }
+                }
+                Event::Stocked(which) if !self.drained => {
+                    if let Some((id, identity)) = pick(&mut self.opening, which) {
+                        pool.stocked(id, 1, 0, now);
+                        self.parked.push((
+                            id,
+                            now,
+                            Known {
+                                identity,
+                                limit: IDLE,
+                                streams: 1,
+                            },
+                        ));
+                    }
+                }
+                Event::Stocked(which) | Event::OpenFailed(which) => {
+                    if let Some((id, _)) = pick(&mut self.opening, which) {
                         pool.open_failed(id);
                     }
                 }
-                Event::Release(which, ok) => {
-                    if let Some((leased, _)) = pick(&mut self.leased, which) {
+                Event::Release(which, ok, timeout, max) => {
+                    if let Some((leased, mut known)) = pick(&mut self.leased, which) {
                         let end = if ok {
                             End::Complete
                         } else {
                             End::Spent(CloseReason::Protocol)
                         };
-                        if pool.release(leased.id, end, now).is_none() {
+                        let hint = Hint {
+                            timeout: timeout.map(secs),
+                            max,
+                        };
+                        if let Some(theirs) = hint.timeout {
+                            known.limit = settings(0).idle_limit(theirs);
+                        }
+                        if pool.release(leased.id, end, hint, now).is_none() {
+                            assert!(ok && !self.drained);
                             assert_eq!(leased.verdict, Verdict::Keep, "announced as the last one");
-                            self.parked.push((leased.id, now));
+                            self.parked.push((leased.id, now, known));
+                        }
+                    }
+                }
+                Event::Unused(which) => {
+                    let at = self
+                        .leased
+                        .iter()
+                        .position(|(leased, _)| leased.verdict == Verdict::Keep);
+                    if let Some(at) = at {
+                        let (leased, known) = self.leased.swap_remove(at.max(which.min(at)));
+                        if pool.unused(leased, now).is_none() {
+                            let since = leased.idle.map_or(now, |idle| now - idle);
+                            self.parked.push((leased.id, since, known));
                         }
                     }
                 }
                 Event::Stale(which) => {
-                    if let Some(at) = self.leased.iter().position(|(_, reused)| *reused) {
-                        let (leased, _) = self.leased.swap_remove(at.min(which.max(at)));
-                        let _end = pool.stale(leased, now);
+                    let reused = |(leased, _): &(Leased, Known)| leased.exchange > 1;
+                    if let Some(at) = self.leased.iter().position(reused) {
+                        let (leased, _) = self.leased.swap_remove(at.max(which.min(at)));
+                        assert!(pool.stale(leased, now).is_some());
                     }
                 }
                 Event::PeerClosed(which) => {
-                    if !self.parked.is_empty() {
-                        let (id, _) = self.parked.remove(which % self.parked.len());
-                        assert!(pool.peer_closed(id, now).is_some());
+                    if let Some((id, since, _)) = pick(&mut self.parked, which) {
+                        let farewell = pool.peer_closed(id, now).unwrap();
+                        assert_eq!(farewell.idle, now - since);
                         assert_eq!(pool.peer_closed(id, now), None, "ended twice");
                     }
                 }
-                Event::Expire => {
-                    while let Some((id, _)) = pool.expire(now) {
-                        let (oldest, since) = self.parked.remove(0);
-                        assert_eq!(id, oldest, "the longest parked expires first");
-                        assert!(now - since >= IDLE, "expired too early");
+                Event::LendAndAdopt => {
+                    if let Some(free) = pool.idle_for(now, ANY) {
+                        let at = self
+                            .parked
+                            .iter()
+                            .position(|(id, ..)| *id == free.id)
+                            .unwrap();
+                        let (_, since, known) = self.parked.remove(at);
+                        let passport = pool.lend(free.id);
+                        pool.check();
+                        let leased = pool.adopt(passport, now);
+                        assert_eq!(leased.idle, Some(now - since));
+                        self.leased.push((leased, known));
                     }
                 }
-                Event::Drain => {
-                    while let Some((id, _)) = pool.drain(now) {
-                        self.parked.retain(|(parked, _)| *parked != id);
+                Event::Expire => {
+                    while let Some((id, farewell)) = pool.expire(now) {
+                        let at = self
+                            .parked
+                            .iter()
+                            .position(|(parked, ..)| *parked == id)
+                            .unwrap();
+                        let (_, since, known) = self.parked.remove(at);
+                        assert_eq!(farewell.idle, now - since);
+                        assert!(now - since >= self.limit(&known), "expired too early");
                     }
+                    for (_, since, known) in &self.parked {
+                        assert!(now - *since < self.limit(known), "not expired");
+                        assert!(pool.next_deadline().unwrap() <= *since + self.limit(known));
+                    }
+                }
+                Event::Evict => {
+                    if let Some((id, _)) = pool.evict(now) {
+                        let oldest = self.parked.iter().map(|(_, since, _)| *since).min();
+                        let at = self
+                            .parked
+                            .iter()
+                            .position(|(parked, ..)| *parked == id)
+                            .unwrap();
+                        assert_eq!(
+                            Some(self.parked.remove(at).1),
+                            oldest,
+                            "the longest idle goes"
+                        );
+                    }
+                }
+                Event::Learn(theirs) => {
+                    self.learned = theirs.map(secs);
+                    pool.learn(self.learned);
+                }
+                Event::Drain => {
+                    self.drained = true;
+                    while pool.drain(now).is_some() {}
+                    self.parked.clear();
                 }
             }
         }
     }
 
     proptest! {
-        /// Whatever happens in whatever order, the books balance after each event.
+        /// Whatever happens in whatever order: what is promised of each connection holds, and the
+        /// books balance after each event.
         #[test]
-        fn the_books_balance(script in prop::collection::vec((0..30u64, event()), 1..300), limit in 0..4u32) {
+        fn the_books_balance(script in prop::collection::vec((0..20u64, event()), 1..300), limit in 0..4u32) {
             let mut pool = pool(limit);
             let mut outside = Outside::default();
             let mut now = Instant::now();
             for (seconds, event) in script {
-                now += Duration::from_secs(seconds);
+                now += Duration::from_millis(seconds * 500);
                 outside.apply(&event, &mut pool, now);
                 pool.check();
             }
             let counts = pool.counts();
             let held = [&outside.opening.len(), &outside.leased.len(), &outside.parked.len()];
             prop_assert_eq!([counts.opening, counts.leased, counts.idle], held.map(|n| *n as u64));
+        }
+
+        /// A multiplexed connection carries no more than it can, and every exchange is given back.
+        #[test]
+        fn streams_are_bounded(script in prop::collection::vec((0..20u64, 0..4u8, 0..8usize), 1..200), streams in 1..5u32) {
+            let mut pool = pool(0);
+            let mut now = Instant::now();
+            let mut leased: Vec<ConnId> = Vec::new();
+            for (ms, what, which) in script {
+                now += Duration::from_millis(ms);
+                match what {
+                    0 | 1 => if let Some(lease) = pool.acquire(now, ANY) {
+                        leased.push(lease.id);
+                    } else {
+                        let id = pool.opening(now, Identity(None));
+                        leased.push(pool.opened(id, streams, 0, now).id);
+                    },
+                    2 => if !leased.is_empty() {
+                        let id = leased.swap_remove(which % leased.len());
+                        let _ended = pool.release(id, End::Complete, NO_HINT, now);
+                    },
+                    _ => if !leased.is_empty() {
+                        let id = leased.swap_remove(which % leased.len());
+                        let _ended = pool.release(id, End::Spent(CloseReason::Protocol), NO_HINT, now);
+                    },
+                }
+                pool.check();
+                for id in &leased {
+                    prop_assert!(leased.iter().filter(|other| *other == id).count() <= streams as usize);
+                }
+            }
+            let connections = pool.counts().leased;
+            let distinct: std::collections::HashSet<_> = leased.iter().collect();
+            prop_assert_eq!(connections, distinct.len() as u64);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use http::StatusCode;
 
+use crate::account::Refusal;
 use crate::keepalive::CloseReason;
 use crate::net::{BackendAddr, ConnectError};
 
@@ -35,6 +36,14 @@ pub enum Failure {
     NoServer {
         /// Its name.
         upstream: String,
+    },
+    /// The backend's limits leave no connection for it.
+    #[error("no connection to {backend} within its limits: {}", why.label())]
+    NoConnection {
+        /// The backend.
+        backend: BackendAddr,
+        /// Why not.
+        why: Refusal,
     },
     /// No connection could be opened.
     #[error(transparent)]
@@ -77,6 +86,7 @@ impl Failure {
             Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Failure::NoRoute => StatusCode::NOT_FOUND,
             Failure::NoServer { .. }
+            | Failure::NoConnection { .. }
             | Failure::Connect(
                 ConnectError::NoLocalPort { .. } | ConnectError::NoDescriptor { .. },
             ) => StatusCode::SERVICE_UNAVAILABLE,
@@ -101,6 +111,10 @@ impl Failure {
             Failure::BodyTimeout => "The request body did not come in time.",
             Failure::NoRoute => "No route is for this host and path.",
             Failure::NoServer { .. } => "No server takes requests for this.",
+            Failure::NoConnection { why, .. } => match why {
+                Refusal::LineFull => "Too many requests wait for a connection to the backend.",
+                Refusal::AcquireTimeout => "No connection to the backend came free in time.",
+            },
             Failure::Connect(ConnectError::NoLocalPort { .. }) => {
                 "The proxy has no local port left towards the backend."
             }
@@ -133,6 +147,7 @@ impl Failure {
             | Failure::BodyTimeout
             | Failure::NoRoute
             | Failure::NoServer { .. }
+            | Failure::NoConnection { .. }
             | Failure::NoAnswer { .. }
             | Failure::BadAnswer { .. }
             | Failure::AnswerTimeout { .. } => false,
@@ -152,6 +167,7 @@ impl Failure {
             | Failure::BodyTooLong(_)
             | Failure::NoRoute
             | Failure::NoServer { .. }
+            | Failure::NoConnection { .. }
             | Failure::Connect(_) => CloseReason::ClientGone,
         }
     }

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
+use crate::pool::Need;
 use crate::route::Router;
 
 use body::BackendLease;
@@ -35,7 +36,7 @@ use upstream::Backend;
 
 pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
-pub use upstream::{Target, Upstream};
+pub use upstream::{ServerCommon, Target, Upstream};
 
 /// One worker's half of the proxy: the routes, and its own connections to every backend.
 pub struct Proxy {
@@ -106,7 +107,7 @@ impl Proxy {
             .find(RequestFacts::host(&parts), parts.uri.path())
             .map(|index| &self.upstreams[index])
             .ok_or(Failure::NoRoute)?;
-        let (backend, mut lease) = upstream.lease(now).await?;
+        let (backend, mut lease) = upstream.lease(now, Need::Any).await?;
         headers::forward_request(
             &mut parts,
             facts,

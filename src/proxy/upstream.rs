@@ -11,8 +11,8 @@ use tracing::info;
 use crate::account::PoolTally;
 use crate::backend::{self, Connector};
 use crate::balance::Balance;
-use crate::net::BackendAddr;
-use crate::pool::{Acquired, Permit, Pool};
+use crate::net::{BackendAddr, ConnectError};
+use crate::pool::{AcquireError, Common, Connect, Need, Pool, Wants};
 
 use super::Chain;
 use super::body::{BackendLease, RequestBody};
@@ -33,6 +33,9 @@ pub(super) struct Backend {
     pub(super) tally: Arc<PoolTally>,
 }
 
+/// What the workers have in common of one backend.
+pub type ServerCommon = Common<<Connector<RequestBody> as Connect>::Lent>;
+
 /// One address of an upstream, looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -43,17 +46,22 @@ pub struct Target {
 }
 
 impl Upstream {
-    /// An upstream of these backends, each with its tally. Runs on the current thread's runtime.
-    pub fn new(settings: backend::Settings, targets: &[(Target, Arc<PoolTally>)]) -> Upstream {
-        let backends = targets.iter().map(|(target, tally)| Backend {
+    /// An upstream of these backends, as the `worker`-th worker sees it, each with what all workers
+    /// have in common of it. Runs on the current thread's runtime.
+    pub fn new(
+        settings: backend::Settings,
+        targets: &[(Target, Arc<ServerCommon>)],
+        worker: usize,
+    ) -> Upstream {
+        let backends = targets.iter().map(|(target, common)| Backend {
             pool: Pool::new(
-                settings.keep_alive,
                 Connector::new(target.backend, settings.connect_timeout),
-                Arc::clone(tally),
+                Arc::clone(common),
+                worker,
             ),
             host: HeaderValue::from_maybe_shared(Bytes::from(target.backend.to_string()))
                 .expect("a socket address is visible ASCII"),
-            tally: Arc::clone(tally),
+            tally: Arc::clone(&common.tallies()[worker]),
         });
         Upstream {
             backends: backends.collect(),
@@ -76,36 +84,46 @@ impl Upstream {
         &self.settings
     }
 
-    /// A connection to the backend whose turn it is: one that waits, or else a new one.
-    pub(super) async fn lease(&self, now: Instant) -> Result<(&Backend, BackendLease), Failure> {
+    /// A connection to the backend whose turn it is: one that waits, or else one that is waited
+    /// for.
+    pub(super) async fn lease(
+        &self,
+        now: Instant,
+        need: Need,
+    ) -> Result<(&Backend, BackendLease), Failure> {
         let index = self.pick(now, &[]).ok_or_else(|| self.no_server())?;
-        let backend = &self.backends[index];
-        match backend.pool.acquire(now) {
-            Acquired::Reuse(lease) => Ok((backend, lease)),
+        let wants = Wants {
+            need,
+            ..Wants::default()
+        };
+        match self.backends[index].pool.acquire(now, wants) {
+            Some(lease) => Ok((&self.backends[index], lease)),
             // Boxed: rare, and large beside the rest of an exchange.
-            Acquired::Open(permit) => Box::pin(self.open(index, permit)).await,
+            None => Box::pin(self.wait(now, index, wants)).await,
         }
     }
 
-    /// Opens a connection; if the backend cannot be reached, turns to the others, each once.
-    async fn open(
+    /// Waits for a connection; if the backend cannot be reached, turns to the others, each once.
+    async fn wait(
         &self,
+        mut now: Instant,
         mut index: usize,
-        mut permit: Permit<Connector<RequestBody>>,
+        wants: Wants,
     ) -> Result<(&Backend, BackendLease), Failure> {
         let mut tried = Vec::new();
         loop {
-            let failure = match permit.open().await {
+            let backend = &self.backends[index];
+            let failure = match backend.pool.wait(now, wants).await {
                 Ok(lease) => {
                     self.balance.borrow_mut().reached(index);
-                    return Ok((&self.backends[index], lease));
+                    return Ok((backend, lease));
                 }
-                Err(error) => Failure::from(error),
+                Err(error) => backend.failure(error),
             };
             if !failure.is_backends_connect_fault() {
                 return Err(failure);
             }
-            let now = Instant::now();
+            now = Instant::now();
             self.balance.borrow_mut().failed(index, now);
             tried.push(index);
             let Some(next) = self.pick(now, &tried) else {
@@ -113,10 +131,9 @@ impl Upstream {
             };
             info!(reason = %Chain(&failure), "trying the upstream's next server");
             index = next;
-            permit = match self.backends[index].pool.acquire(now) {
-                Acquired::Reuse(lease) => return Ok((&self.backends[index], lease)),
-                Acquired::Open(permit) => permit,
-            };
+            if let Some(lease) = self.backends[index].pool.acquire(now, wants) {
+                return Ok((&self.backends[index], lease));
+            }
         }
     }
 
@@ -132,9 +149,25 @@ impl Upstream {
 }
 
 impl Backend {
-    /// A connection that has never served: it cannot have been closed for its age.
+    /// A connection that cannot have been closed for its age: a new one, or one that comes free.
     pub(super) async fn lease_fresh(&self) -> Result<BackendLease, Failure> {
-        Ok(Box::pin(self.pool.open()).await?)
+        let wants = Wants {
+            need: Need::Fresh,
+            ..Wants::default()
+        };
+        Box::pin(self.pool.wait(Instant::now(), wants))
+            .await
+            .map_err(|error| self.failure(error))
+    }
+
+    fn failure(&self, error: AcquireError<ConnectError>) -> Failure {
+        match error {
+            AcquireError::Connect(error) => Failure::Connect(error),
+            AcquireError::Refused(why) => Failure::NoConnection {
+                backend: self.address(),
+                why,
+            },
+        }
     }
 
     /// Its address.

@@ -113,7 +113,7 @@ fn with_keep_alive(enabled: bool) -> (EmbeddedBackend, SocketAddr, Proxy) {
     let backend = EmbeddedBackend::start("app", &[local(0)]).unwrap();
     let address = backend.addresses()[0];
     let proxy = Proxy::start(address, |settings| {
-        settings.upstreams[0].keep_alive.enabled = enabled;
+        settings.upstreams[0].pool.keep_alive.enabled = enabled;
         settings.client.keep_alive = kept(NEVER, 0);
     });
     (backend, address, proxy)

@@ -119,7 +119,7 @@ struct Closed {
 fn a_limit_of_n_gives_n_plus_one_requests_a_connection_and_the_backend_closes_first() {
     let (backend, closed) = closing_as_asked();
     let proxy = TestProxy::to(backend.addr)
-        .upstream(|upstream| upstream.keep_alive.max_requests = NonZeroU32::new(2))
+        .upstream(|upstream| upstream.pool.keep_alive.max_requests = NonZeroU32::new(2))
         .start();
     let mut client = Client::connect(proxy.addr());
     let numbers: Vec<_> = (0..9).map(|_| client.get("/").text()).collect();
@@ -196,7 +196,7 @@ fn an_idle_connection_is_closed_after_its_timeout_and_not_before() {
     let timeout = Duration::from_millis(300);
     let backend = Backend::numbered();
     let proxy = TestProxy::to(backend.addr)
-        .upstream(|upstream| upstream.keep_alive.timeout = timeout)
+        .upstream(|upstream| upstream.pool.keep_alive.timeout = timeout)
         .start();
     let mut client = Client::connect(proxy.addr());
     assert_eq!(client.get("/").text(), "1");

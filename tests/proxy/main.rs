@@ -16,6 +16,7 @@ mod headers;
 mod memory;
 mod random;
 mod stale;
+mod workers;
 
 use support::client::Client;
 

@@ -85,8 +85,8 @@ impl TestProxy {
     pub fn figures(&self) -> PoolFigures {
         let mut sum = PoolFigures::default();
         for upstream in self.server().upstreams() {
-            for (_, tallies) in &upstream.backends {
-                for tally in tallies {
+            for (_, common) in &upstream.backends {
+                for tally in common.tallies() {
                     tally.add_to(&mut sum);
                 }
             }
@@ -126,14 +126,19 @@ impl Builder {
         self
     }
 
+    /// So many workers, instead of one.
+    pub fn workers(self, workers: usize) -> Builder {
+        self.settings(|settings| settings.workers = workers)
+    }
+
     /// The short mode: one backend connection a request.
     pub fn short(self) -> Builder {
-        self.upstream(|upstream| upstream.keep_alive.enabled = false)
+        self.upstream(|upstream| upstream.pool.keep_alive.enabled = false)
     }
 
     /// No limit on the requests of one connection, on both sides.
     pub fn unlimited(self) -> Builder {
-        self.upstream(|upstream| upstream.keep_alive.max_requests = None)
+        self.upstream(|upstream| upstream.pool.keep_alive.max_requests = None)
             .client(|client| client.keep_alive.max_requests = None)
     }
 
