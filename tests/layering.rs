@@ -33,6 +33,8 @@ const PURE: &[&str] = &[
     "pool/line.rs",
     "pool/settings.rs",
     "pool/state.rs",
+    "pool/table.rs",
+    "pool/words.rs",
     "proxy/failure.rs",
     "proxy/headers.rs",
     "route.rs",

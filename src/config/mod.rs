@@ -24,6 +24,7 @@ pub mod keys;
 mod read;
 mod report;
 mod routes;
+mod setting;
 mod syntax;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,8 @@ use super::ghost::Ghosts;
 use super::learn::Learner;
 use super::settings::Settings;
 use super::share::Shared;
-use super::state::{Leased, Passport, Wants};
+use super::state::Passport;
+use super::words::{Leased, Wants};
 
 /// A connection on its way to one who waits for it.
 #[derive(Debug)]

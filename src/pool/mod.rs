@@ -9,18 +9,21 @@
 //! here, and when a connection opens or ends.
 
 mod common;
+mod connect;
 mod ghost;
+mod hand;
 mod learn;
+mod lease;
 mod line;
 mod settings;
 mod share;
 mod state;
 mod sync;
+mod table;
 mod wait;
+mod words;
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::future::Future;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,74 +33,17 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::account::PoolTally;
-use crate::keepalive::{CloseReason, Verdict};
+use crate::keepalive::CloseReason;
 
 pub use common::{Common, Handed};
+pub use connect::{Connect, Watch};
+pub use lease::Lease;
 pub use line::{Arrival, Line, Offer, Ticket};
 pub use settings::Settings;
-pub use state::{
-    ConnId, End, Farewell, Free, Hint, Identity, Leased, Need, Passport, PoolState, Wants,
-};
+pub use state::{Passport, PoolState};
+pub use table::ConnId;
 pub use wait::AcquireError;
-
-use line::Offer::{MakeRoom, Nobody, To};
-use share::{Mail, Place};
-
-/// How connections of a pool are opened, used, moved and closed.
-pub trait Connect: 'static {
-    /// An open connection. Dropping it closes it; [`close`](Self::close) says how and why.
-    type Conn: 'static;
-    /// A connection on its way to another worker.
-    type Lent: Send + 'static;
-    /// Why one could not be opened.
-    type Error: 'static;
-
-    /// Opens a connection that speaks for `identity`. Once it has ended by itself, `watch` is to be
-    /// told.
-    ///
-    /// # Cancellation
-    /// Dropping the future gives the attempt up.
-    fn connect(
-        &self,
-        identity: Identity,
-        watch: Watch,
-    ) -> impl Future<Output = Result<Self::Conn, Self::Error>>;
-
-    /// The last look at a parked connection before it is used: false when it can be known that
-    /// its peer has closed it. It has waited for `idle`.
-    fn is_usable(&self, conn: &Self::Conn, idle: Duration) -> bool;
-
-    /// Closes a connection of which the pool says `farewell`. Every opened one comes here once;
-    /// `None` for one that was lost on its way from another worker.
-    fn close(&self, conn: Option<Self::Conn>, farewell: Farewell);
-
-    /// How many exchanges it can carry at once.
-    fn streams(&self, _conn: &Self::Conn) -> u32 {
-        1
-    }
-
-    /// Another handle to the same connection, if it can carry several exchanges at once.
-    fn share(&self, _conn: &Self::Conn) -> Option<Self::Conn> {
-        None
-    }
-
-    /// Takes an idle connection off this worker. It is not to be watched any more.
-    ///
-    /// # Errors
-    /// Gives it back when it cannot move.
-    fn lend(&self, conn: Self::Conn) -> Result<Self::Lent, Self::Conn>;
-
-    /// Takes in an idle connection from another worker; `None` if that fails, and it is closed.
-    fn adopt(&self, lent: Self::Lent, watch: Watch) -> Option<Self::Conn>;
-
-    /// Whether idle connections can move to another worker.
-    fn can_lend(&self) -> bool {
-        true
-    }
-
-    /// Whether it is this machine that has no port left, not the server that is at fault.
-    fn is_out_of_ports(error: &Self::Error) -> bool;
-}
+pub use words::{End, Farewell, Free, Hint, Identity, Leased, Need, Wants};
 
 /// The connections of one worker to one server.
 pub struct Pool<C: Connect>(Rc<Inner<C>>);
@@ -200,95 +146,6 @@ impl<C: Connect> Pool<C> {
     pub fn is_empty(&self) -> bool {
         let counts = *self.0.state.borrow().counts();
         counts.opening + counts.leased + counts.idle == 0
-    }
-}
-
-/// The right to use one connection for one exchange.
-///
-/// A lease that is not expressly [finished](Lease::finish) closes its connection: reuse is earned.
-pub struct Lease<C: Connect> {
-    pool: Rc<Inner<C>>,
-    leased: Leased,
-    conn: Option<C::Conn>,
-    hint: Hint,
-    /// The reason to count if it is dropped.
-    spent: CloseReason,
-}
-
-impl<C: Connect> fmt::Debug for Lease<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("leased", &self.leased)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<C: Connect> Lease<C> {
-    fn new(pool: &Rc<Inner<C>>, leased: Leased, conn: C::Conn) -> Lease<C> {
-        Lease {
-            pool: Rc::clone(pool),
-            leased,
-            conn: Some(conn),
-            hint: Hint::default(),
-            spent: CloseReason::ClientGone,
-        }
-    }
-
-    /// The connection.
-    pub fn conn(&mut self) -> &mut C::Conn {
-        self.conn
-            .as_mut()
-            .expect("a lease has its connection until it ends")
-    }
-
-    /// Whether the connection has served or waited before: then its peer may be closing it for its
-    /// age. Not so for one that was opened for this exchange.
-    pub fn is_reused(&self) -> bool {
-        self.leased.exchange > 1 || self.leased.idle.is_some_and(|idle| !idle.is_zero())
-    }
-
-    /// The number of the exchange on its connection; the first is 1.
-    pub fn exchange(&self) -> u32 {
-        self.leased.exchange
-    }
-
-    /// How long the connection had waited for it; `None` if it was opened for it.
-    pub fn idle(&self) -> Option<Duration> {
-        self.leased.idle
-    }
-
-    /// What becomes of the connection if this exchange ends well; a close has to be announced to
-    /// the backend.
-    pub fn verdict(&self) -> Verdict {
-        self.leased.verdict
-    }
-
-    /// What the backend said in its `Keep-Alive` header.
-    pub fn hint(&mut self, hint: Hint) {
-        self.hint = hint;
-    }
-
-    /// Says why the connection ends, should the lease be dropped from here on. Until this is said
-    /// the reason is [`CloseReason::ClientGone`].
-    pub fn spent(&mut self, reason: CloseReason) {
-        self.spent = reason;
-    }
-
-    /// The exchange is over at `now`: parks the connection, or closes it.
-    pub fn finish(mut self, end: End, now: Instant) {
-        let conn = self.conn.take().expect("a lease ends once");
-        self.pool
-            .take_back(self.leased.id, conn, end, self.hint, now);
-    }
-}
-
-impl<C: Connect> Drop for Lease<C> {
-    fn drop(&mut self) {
-        if let Some(conn) = self.conn.take() {
-            let end = End::Spent(self.spent);
-            self.pool
-                .take_back(self.leased.id, conn, end, self.hint, Instant::now());
-        }
     }
 }
 
@@ -434,126 +291,6 @@ impl<C: Connect> Inner<C> {
         }
     }
 
-    /// Gives what is free to those who wait, as long as there is both.
-    fn serve_line(self: &Rc<Self>, now: Instant) {
-        let shared = &self.common.shared;
-        while shared.anyone_in_line() {
-            let Some(free) = self.state.borrow().next_free(now) else {
-                break;
-            };
-            if !self.is_parked_usable(free.id, free.idle) {
-                let ended = self.state.borrow_mut().peer_closed(free.id, now);
-                if let Some(farewell) = ended {
-                    self.close_parked(free.id, farewell, now);
-                }
-                continue;
-            }
-            match shared.offer(now, |place| self.suits(place, &free)) {
-                To(place) => self.deliver(&place, free.id, now),
-                MakeRoom => {
-                    let ended = self.state.borrow_mut().evict(now);
-                    let Some((id, farewell)) = ended else { break };
-                    self.close_parked(id, farewell, now);
-                }
-                Nobody => break,
-            }
-        }
-    }
-
-    fn suits(&self, place: &Place<Wants, Handed<C::Lent>>, free: &Free) -> bool {
-        let safe_idle = self.common.settings().safe_idle;
-        place.wants.identity == free.identity
-            && place.wants.need.is_met(free.idle, safe_idle)
-            && (place.worker == self.worker || free.is_idle && self.connector.can_lend())
-    }
-
-    /// Hands a free connection to one who has left the line for it.
-    fn deliver(self: &Rc<Self>, place: &Place<Wants, Handed<C::Lent>>, id: ConnId, now: Instant) {
-        if place.worker == self.worker {
-            let leased = self.state.borrow_mut().lease_free(id, now);
-            if place.slot.bring(Handed::Here(leased)).is_err() {
-                self.unused(leased, now);
-            }
-        } else {
-            self.lend(place, id, now);
-        }
-    }
-
-    /// Sends an idle connection to another worker.
-    fn lend(self: &Rc<Self>, place: &Place<Wants, Handed<C::Lent>>, id: ConnId, now: Instant) {
-        let conn = self.take(id).expect("an idle connection is parked");
-        match self.connector.lend(conn) {
-            Ok(lent) => {
-                let passport = self.state.borrow_mut().lend(id);
-                if let Err(Handed::Lent(lent, passport)) =
-                    place.slot.bring(Handed::Lent(lent, passport))
-                {
-                    self.bring_home(lent, passport, now);
-                }
-            }
-            Err(conn) => {
-                let farewell =
-                    self.state
-                        .borrow_mut()
-                        .end_this(id, CloseReason::PeerClosedIdle, now);
-                self.bury(Some(conn), farewell, now);
-                place.slot.deny();
-            }
-        }
-    }
-
-    /// A lease was not used after all.
-    fn unused(self: &Rc<Self>, leased: Leased, now: Instant) {
-        let ended = self.state.borrow_mut().unused(leased, now);
-        self.after_end(leased.id, None, ended, now);
-    }
-
-    /// Takes in a connection that came for nobody.
-    fn bring_home(self: &Rc<Self>, lent: C::Lent, passport: Passport, now: Instant) {
-        if let Some(lease) = self.adopt(lent, passport, now) {
-            let leased = lease.put_back();
-            self.unused(leased, now);
-        }
-    }
-
-    /// Takes in a connection from another worker and leases it; `None` if it is lost.
-    fn adopt(self: &Rc<Self>, lent: C::Lent, passport: Passport, now: Instant) -> Option<Lease<C>> {
-        let leased = self.state.borrow_mut().adopt(passport, now);
-        let watch = Watch::new(self, leased.id);
-        if let Some(conn) = self.connector.adopt(lent, watch) {
-            self.publish();
-            return Some(Lease::new(self, leased, conn));
-        }
-        let ended = self.state.borrow_mut().stale(leased, now);
-        self.after_end(leased.id, None, ended, now);
-        None
-    }
-
-    /// Answers what other workers ask.
-    fn answer(self: &Rc<Self>, mail: Mail<Wants, Handed<C::Lent>>, now: Instant) {
-        for place in mail.asks {
-            let found = loop {
-                let found = self.state.borrow_mut().idle_for(now, place.wants);
-                match found {
-                    Some(free) if !self.is_parked_usable(free.id, free.idle) => {
-                        let ended = self.state.borrow_mut().peer_closed(free.id, now);
-                        let farewell = ended.expect("it was idle");
-                        self.close_parked(free.id, farewell, now);
-                    }
-                    found => break found,
-                }
-            };
-            match found {
-                Some(free) if self.connector.can_lend() => self.lend(&place, free.id, now),
-                _ => place.slot.deny(),
-            }
-        }
-        if mail.look {
-            self.serve_line(now);
-        }
-        self.settle(now);
-    }
-
     /// Ends what has waited too long, fills up the stock; returns when to do so again.
     fn tend(self: &Rc<Self>, now: Instant) -> Option<Instant> {
         let learned = self.common.learned(now);
@@ -695,15 +432,6 @@ impl<C: Connect> Drop for Inner<C> {
     }
 }
 
-impl<C: Connect> Lease<C> {
-    /// Puts the connection back where it is parked, to be given back unused.
-    fn put_back(mut self) -> Leased {
-        let conn = self.conn.take().expect("a lease ends once");
-        self.pool.put(self.leased.id, conn);
-        self.leased
-    }
-}
-
 /// Ends connections that waited too long, keeps the stock, answers the other workers; as long as
 /// there is a pool.
 async fn tend_pool<C: Connect>(
@@ -731,25 +459,6 @@ async fn tend_pool<C: Connect>(
             () = tend.notified() => {}
             () = time => {}
         }
-    }
-}
-
-/// To be told once that a connection has ended by itself, so that it is not handed out any more.
-pub struct Watch(Box<dyn FnOnce()>);
-
-impl Watch {
-    fn new<C: Connect>(inner: &Rc<Inner<C>>, id: ConnId) -> Watch {
-        let pool = Rc::downgrade(inner);
-        Watch(Box::new(move || {
-            if let Some(pool) = pool.upgrade() {
-                pool.peer_closed(id);
-            }
-        }))
-    }
-
-    /// The connection has ended.
-    pub fn ended(self) {
-        (self.0)();
     }
 }
 

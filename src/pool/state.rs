@@ -5,183 +5,23 @@
 //! The driver beside it ([`super::Pool`]) opens, carries and closes. How many connections there
 //! may be, and who gets the next one, is for all workers together: [`super::Line`].
 
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
-use slab::Slab;
 use tokio::time::Instant;
 
 use crate::account::Counts;
 use crate::keepalive::{CloseReason, Verdict};
 
 use super::settings::Settings;
+use super::table::{ConnId, Entry, Life, Phase, Table};
+use super::words::{End, Farewell, Free, Hint, Identity, Leased, Need, Wants};
 
 /// How many young connections are passed over at most to find an older one.
 const PASSED_OVER: usize = 32;
 
-/// A connection of this pool, from the permission to open it until its end.
-///
-/// Ids are used again, but never mistaken: an id that has ended is not found any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnId {
-    index: u32,
-    generation: NonZeroU32,
-}
-
-impl ConnId {
-    /// The place of this connection in a table of the driver; dense and used again.
-    pub fn index(self) -> usize {
-        self.index as usize
-    }
-}
-
-/// What a request asks of a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wants {
-    /// Whether it may have to be sent again.
-    pub need: Need,
-    /// For whom it speaks.
-    pub identity: Identity,
-}
-
-/// How long a connection may have been idle to take a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Need {
-    /// Any time: should the backend close it at this moment, the request can be sent again.
-    #[default]
-    Any,
-    /// Less than `safe_idle`: the request cannot be sent again.
-    Young,
-    /// Not at all: one that is opened now, or that comes free at this moment. For a request that is
-    /// sent again.
-    Fresh,
-}
-
-impl Need {
-    /// Whether a connection that waited for `idle` will do.
-    pub fn is_met(self, idle: Duration, safe_idle: Duration) -> bool {
-        match self {
-            Need::Any => true,
-            Need::Young => idle < safe_idle,
-            Need::Fresh => idle.is_zero(),
-        }
-    }
-}
-
-/// A connection that can be leased.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Free {
-    /// Which one.
-    pub id: ConnId,
-    /// For whom it speaks.
-    pub identity: Identity,
-    /// How long it has waited.
-    pub idle: Duration,
-    /// Whether no exchange is on it.
-    pub is_idle: bool,
-}
-
-/// For whom a connection speaks, where that makes it unfit for others: the client's address in the
-/// PROXY header that it began with. All else that makes two connections interchangeable (the
-/// server's address, the protocol, TLS and its names and certificates) is the same in all of a
-/// pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Identity(pub Option<SocketAddr>);
-
-/// A connection granted for one exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leased {
-    /// Whose lease this is.
-    pub id: ConnId,
-    /// The number of the exchange on its connection; the first is 1.
-    pub exchange: u32,
-    /// How long the connection had waited; `None` for one that was opened for this exchange.
-    pub idle: Option<Duration>,
-    /// What becomes of the connection if this exchange ends well. [`Verdict::Close`] has to be
-    /// announced in the request: `Connection: close` lets the backend close first, so that no
-    /// port of ours is spent.
-    pub verdict: Verdict,
-}
-
-/// How the exchange on a leased connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Request written and response read to their ends; nobody asked for the end.
-    Complete,
-    /// The connection cannot carry another exchange.
-    Spent(CloseReason),
-}
-
-/// What a backend said in its `Keep-Alive` header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hint {
-    /// `timeout=`: how long it keeps the connection idle.
-    pub timeout: Option<Duration>,
-    /// `max=`: how many further exchanges it takes on it.
-    pub max: Option<u32>,
-}
-
-/// What a connection has been, told when it ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Farewell {
-    /// Why it ends.
-    pub reason: CloseReason,
-    /// The exchanges begun on it.
-    pub exchanges: u32,
-    /// How long it was open.
-    pub age: Duration,
-    /// How long it had waited when it ended, or before its last exchange if that ended it.
-    pub idle: Duration,
-}
-
 /// What a connection takes along from one worker's pool to another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passport(Life);
-
-/// What is known of a connection, whoever has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Life {
-    opened: Instant,
-    /// When it is too old to be used.
-    ages_at: Option<Instant>,
-    /// Exchanges begun on it.
-    exchanges: u32,
-    /// The most that its backend said it takes.
-    most_exchanges: u32,
-    /// How long it may wait, after its backend's hint.
-    idle_limit: Duration,
-    /// When it last came free.
-    since: Instant,
-    identity: Identity,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Opening,
-    /// In use by as many exchanges as it can carry, or by its last one.
-    Busy,
-    /// In the list of those that can be leased, between a more and a less recently parked one.
-    Free {
-        newer: Option<u32>,
-        older: Option<u32>,
-    },
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    generation: NonZeroU32,
-    phase: Phase,
-    life: Life,
-    /// Exchanges on it now, and the most there may be: 1 with HTTP/1.1.
-    leases: u32,
-    streams: u32,
-    /// How long it waited for its latest exchange.
-    waited: Duration,
-    /// It ends with its last lease, for this reason.
-    retires: Option<CloseReason>,
-}
 
 /// One worker's connections to one server, as a value.
 ///
@@ -203,10 +43,7 @@ struct Entry {
 pub struct PoolState {
     settings: Settings,
     draining: bool,
-    entries: Slab<Entry>,
-    newest: Option<u32>,
-    oldest: Option<u32>,
-    generation: NonZeroU32,
+    table: Table,
     counts: Counts,
     /// No idle connection's time is up before this; `None` while none waits.
     earliest: Option<Instant>,
@@ -222,10 +59,7 @@ impl PoolState {
         PoolState {
             settings,
             draining: false,
-            entries: Slab::new(),
-            newest: None,
-            oldest: None,
-            generation: NonZeroU32::MIN,
+            table: Table::new(),
             counts: Counts::default(),
             earliest: None,
             learned: None,
@@ -259,9 +93,9 @@ impl PoolState {
         let spares_young = wants.need == Need::Any && self.spares_young(now);
         let mut young = None;
         let mut passed_over = 0;
-        let mut next = self.newest;
+        let mut next = self.table.newest();
         while let Some(index) = next {
-            let entry = &self.entries[index as usize];
+            let entry = &self.table[index];
             next = entry.older();
             if entry.life.identity != wants.identity || self.is_too_old(entry, now) {
                 continue;
@@ -286,9 +120,10 @@ impl PoolState {
         let wanted =
             |at: Instant| now.saturating_duration_since(at) < self.settings.keep_alive.timeout;
         self.young_wanted.is_some_and(wanted)
-            && self.oldest.is_some_and(|index| {
-                self.entries[index as usize].waited_at(now) >= self.settings.safe_idle
-            })
+            && self
+                .table
+                .oldest()
+                .is_some_and(|index| self.table[index].waited_at(now) >= self.settings.safe_idle)
     }
 
     /// Notes that a connection is being opened, for which there is permission.
@@ -303,7 +138,7 @@ impl PoolState {
             since: now,
             identity,
         };
-        self.insert(Phase::Opening, life)
+        self.table.insert(Phase::Opening, life)
     }
 
     /// The connection under `id` is open, and leased to whoever opened it. It carries `streams`
@@ -329,6 +164,7 @@ impl PoolState {
             now + age.saturating_sub(tenth.mul_f64(f64::from(draw) / f64::from(u32::MAX)))
         });
         let entry = self
+            .table
             .entry_mut(id)
             .expect("a permission is kept until it is used");
         assert_eq!(entry.phase, Phase::Opening, "{id:?} opened twice");
@@ -344,10 +180,11 @@ impl PoolState {
     /// The connection under `id` could not be opened, or nobody waits for it any more.
     pub fn open_failed(&mut self, id: ConnId) {
         let entry = self
+            .table
             .entry(id)
             .expect("a permission is kept until it is used");
         assert_eq!(entry.phase, Phase::Opening, "{id:?} is open");
-        self.entries.remove(id.index());
+        self.table.remove(id.index);
         self.counts.opening -= 1;
         self.counts.open_failed += 1;
     }
@@ -383,7 +220,7 @@ impl PoolState {
 
     /// What becomes of a leased connection after its exchange.
     fn verdict(&self, id: ConnId) -> Verdict {
-        let life = &self.entries[id.index()].life;
+        let life = &self.table[id.index].life;
         if self.draining {
             return Verdict::Close(CloseReason::Drain);
         }
@@ -415,7 +252,7 @@ impl PoolState {
         let entry = self.leased_mut(id);
         entry.retires.get_or_insert(reason);
         if matches!(entry.phase, Phase::Free { .. }) {
-            self.unlink(id.index);
+            self.table.unlink(id.index);
         }
     }
 
@@ -429,10 +266,10 @@ impl PoolState {
                 return Some(self.end(id.index, reason, now));
             }
             self.counts.idle += 1;
-            self.entries[id.index()].life.since = since;
+            self.table[id.index].life.since = since;
             // Its place in the list is that of its new time.
             if matches!(phase, Phase::Free { .. }) {
-                self.unlink(id.index);
+                self.table.unlink(id.index);
             }
             self.park(id.index);
         } else if phase == Phase::Busy && retires.is_none() {
@@ -446,7 +283,7 @@ impl PoolState {
     /// It ends if it was idle. A leased one is not leased again, and ended by its
     /// [`release`](Self::release); one that has ended already is not found.
     pub fn peer_closed(&mut self, id: ConnId, now: Instant) -> Option<Farewell> {
-        let entry = self.entry(id)?;
+        let entry = self.table.entry(id)?;
         match entry.phase {
             Phase::Free { .. } if entry.leases == 0 => {
                 Some(self.end_idle(id.index, CloseReason::PeerClosedIdle, now))
@@ -473,15 +310,15 @@ impl PoolState {
             return None;
         }
         let mut earliest = None::<Instant>;
-        let mut next = self.oldest;
+        let mut next = self.table.oldest();
         while let Some(index) = next {
-            let entry = &self.entries[index as usize];
+            let entry = &self.table[index];
             next = entry.newer();
             if entry.leases > 0 {
                 continue;
             }
             if self.is_too_old(entry, now) {
-                let id = self.id(index);
+                let id = self.table.id(index);
                 return Some((id, self.end_idle(index, CloseReason::IdleTimeout, now)));
             }
             let up = entry.life.since + self.limit(entry);
@@ -514,11 +351,11 @@ impl PoolState {
     }
 
     fn end_oldest(&mut self, reason: CloseReason, now: Instant) -> Option<(ConnId, Farewell)> {
-        let mut next = self.oldest;
+        let mut next = self.table.oldest();
         while let Some(index) = next {
-            let entry = &self.entries[index as usize];
+            let entry = &self.table[index];
             if entry.leases == 0 {
-                let id = self.id(index);
+                let id = self.table.id(index);
                 return Some((id, self.end_idle(index, reason, now)));
             }
             next = entry.newer();
@@ -528,9 +365,9 @@ impl PoolState {
 
     /// The connection that would be leased next to whoever it suits.
     pub fn next_free(&self, now: Instant) -> Option<Free> {
-        let mut next = self.newest;
+        let mut next = self.table.newest();
         while let Some(index) = next {
-            let entry = &self.entries[index as usize];
+            let entry = &self.table[index];
             if !self.is_too_old(entry, now) {
                 return Some(self.free(index, now));
             }
@@ -543,14 +380,14 @@ impl PoolState {
     pub fn idle_for(&mut self, now: Instant, wants: Wants) -> Option<Free> {
         let index = self.choose(now, wants)?;
         // One that is in use as well cannot leave.
-        (self.entries[index as usize].leases == 0).then(|| self.free(index, now))
+        (self.table[index].leases == 0).then(|| self.free(index, now))
     }
 
     /// Leases this one of the free connections.
     #[must_use]
     pub fn lease_free(&mut self, id: ConnId, now: Instant) -> Leased {
         assert!(
-            self.entry(id).is_some_and(Entry::is_free),
+            self.table.entry(id).is_some_and(Entry::is_free),
             "{id:?} is not free"
         );
         self.lease(id.index, now)
@@ -558,10 +395,10 @@ impl PoolState {
 
     /// Takes this idle connection out of the pool, for another worker's.
     pub fn lend(&mut self, id: ConnId) -> Passport {
-        self.unlink(id.index);
+        self.table.unlink(id.index);
         self.counts.idle -= 1;
         self.counts.lent += 1;
-        let entry = self.entries.remove(id.index());
+        let entry = self.table.remove(id.index);
         assert!(entry.leases == 0, "{id:?} is in use");
         Passport(entry.life)
     }
@@ -574,7 +411,7 @@ impl PoolState {
     /// Takes in an idle connection that another worker lent, and leases it.
     pub fn adopt(&mut self, passport: Passport, now: Instant) -> Leased {
         self.counts.borrowed += 1;
-        let id = self.insert(Phase::Busy, passport.0);
+        let id = self.table.insert(Phase::Busy, passport.0);
         self.lease(id.index, now)
     }
 
@@ -584,8 +421,9 @@ impl PoolState {
             self.learned = theirs;
             // All times are up sooner, or later, than they were.
             self.earliest = self
-                .oldest
-                .map(|index| self.entries[index as usize].life.since);
+                .table
+                .oldest()
+                .map(|index| self.table[index].life.since);
         }
     }
 
@@ -598,7 +436,7 @@ impl PoolState {
     /// builds.
     pub fn check(&self) {
         let mut seen = Counts::default();
-        for (_, entry) in &self.entries {
+        for entry in self.table.iter() {
             assert!(entry.leases <= entry.streams, "{entry:?}");
             match entry.phase {
                 Phase::Opening => seen.opening += 1,
@@ -638,9 +476,9 @@ impl PoolState {
         let mut idle = 0;
         let mut newer = None;
         let mut last: Option<Instant> = None;
-        let mut next = self.newest;
+        let mut next = self.table.newest();
         while let Some(index) = next {
-            let entry = &self.entries[index as usize];
+            let entry = &self.table[index];
             let Phase::Free { newer: back, older } = entry.phase else {
                 panic!("connection {index} is in the list and not free");
             };
@@ -656,43 +494,13 @@ impl PoolState {
             newer = Some(index);
             next = older;
         }
-        assert_eq!(self.oldest, newer, "the list ends with the oldest");
+        assert_eq!(self.table.oldest(), newer, "the list ends with the oldest");
         assert_eq!(idle, self.counts.idle, "every idle connection is listed");
-    }
-
-    fn insert(&mut self, phase: Phase, life: Life) -> ConnId {
-        let generation = self.generation;
-        self.generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
-        let key = self.entries.insert(Entry {
-            generation,
-            phase,
-            life,
-            leases: 0,
-            streams: 1,
-            waited: Duration::ZERO,
-            retires: None,
-        });
-        let index = u32::try_from(key);
-        ConnId {
-            index: index.expect("open files run out long before four billion connections"),
-            generation,
-        }
-    }
-
-    fn entry(&self, id: ConnId) -> Option<&Entry> {
-        self.entries
-            .get(id.index())
-            .filter(|entry| entry.generation == id.generation)
-    }
-
-    fn entry_mut(&mut self, id: ConnId) -> Option<&mut Entry> {
-        self.entries
-            .get_mut(id.index())
-            .filter(|entry| entry.generation == id.generation)
     }
 
     fn leased_mut(&mut self, id: ConnId) -> &mut Entry {
         let entry = self
+            .table
             .entry_mut(id)
             .expect("a leased id is known until its release");
         assert!(entry.leases > 0, "{id:?} is not leased");
@@ -700,25 +508,18 @@ impl PoolState {
     }
 
     fn free(&self, index: u32, now: Instant) -> Free {
-        let entry = &self.entries[index as usize];
+        let entry = &self.table[index];
         Free {
-            id: self.id(index),
+            id: self.table.id(index),
             identity: entry.life.identity,
             idle: entry.waited_at(now),
             is_idle: entry.leases == 0,
         }
     }
 
-    fn id(&self, index: u32) -> ConnId {
-        ConnId {
-            index,
-            generation: self.entries[index as usize].generation,
-        }
-    }
-
     fn lease(&mut self, index: u32, now: Instant) -> Leased {
-        let id = self.id(index);
-        let entry = &mut self.entries[index as usize];
+        let id = self.table.id(index);
+        let entry = &mut self.table[index];
         let was_free = matches!(entry.phase, Phase::Free { .. });
         let was_idle = entry.leases == 0;
         entry.waited = entry.waited_at(now);
@@ -731,7 +532,7 @@ impl PoolState {
             Verdict::Keep if ages => Verdict::Close(CloseReason::MaxAge),
             verdict @ (Verdict::Keep | Verdict::Close(_)) => verdict,
         };
-        let entry = &mut self.entries[index as usize];
+        let entry = &mut self.table[index];
         if let Verdict::Close(reason) = verdict {
             entry.retires.get_or_insert(reason);
         }
@@ -741,7 +542,7 @@ impl PoolState {
             self.counts.leased += 1;
         }
         match (was_free, is_free) {
-            (true, false) => self.unlink(index),
+            (true, false) => self.table.unlink(index),
             (false, true) => self.park(index),
             (true, true) | (false, false) => {}
         }
@@ -755,58 +556,24 @@ impl PoolState {
 
     /// Puts a connection into the list, where its time puts it: mostly first.
     fn park(&mut self, index: u32) {
-        let entry = &self.entries[index as usize];
-        let since = entry.life.since;
+        let entry = &self.table[index];
         if entry.leases == 0 {
-            let up = since + self.limit(entry);
+            let up = entry.life.since + self.limit(entry);
             self.earliest = Some(self.earliest.map_or(up, |earliest| earliest.min(up)));
         }
-        let mut newer = None;
-        let mut older = self.newest;
-        while let Some(next) = older {
-            let next_entry = &self.entries[next as usize];
-            if next_entry.life.since <= since {
-                break;
-            }
-            newer = older;
-            older = next_entry.older();
-        }
-        self.entries[index as usize].phase = Phase::Free { newer, older };
-        match newer {
-            Some(newer) => *self.older_of(newer) = Some(index),
-            None => self.newest = Some(index),
-        }
-        match older {
-            Some(older) => *self.newer_of(older) = Some(index),
-            None => self.oldest = Some(index),
-        }
-    }
-
-    fn unlink(&mut self, index: u32) {
-        let phase = std::mem::replace(&mut self.entries[index as usize].phase, Phase::Busy);
-        let Phase::Free { newer, older } = phase else {
-            panic!("connection {index} is not free");
-        };
-        match newer {
-            Some(newer) => *self.older_of(newer) = older,
-            None => self.newest = older,
-        }
-        match older {
-            Some(older) => *self.newer_of(older) = newer,
-            None => self.oldest = newer,
-        }
+        self.table.link(index);
     }
 
     fn end_idle(&mut self, index: u32, reason: CloseReason, now: Instant) -> Farewell {
-        self.unlink(index);
+        self.table.unlink(index);
         self.counts.idle -= 1;
-        let entry = &mut self.entries[index as usize];
+        let entry = &mut self.table[index];
         entry.waited = entry.waited_at(now);
         self.end(index, reason, now)
     }
 
     fn end(&mut self, index: u32, reason: CloseReason, now: Instant) -> Farewell {
-        let entry = self.entries.remove(index as usize);
+        let entry = self.table.remove(index);
         self.counts.closed[reason as usize] += 1;
         Farewell {
             reason,
@@ -827,52 +594,14 @@ impl PoolState {
             None => entry.life.idle_limit,
         }
     }
-
-    fn newer_of(&mut self, index: u32) -> &mut Option<u32> {
-        match &mut self.entries[index as usize].phase {
-            Phase::Free { newer, .. } => newer,
-            Phase::Opening | Phase::Busy => panic!("connection {index} is not free"),
-        }
-    }
-
-    fn older_of(&mut self, index: u32) -> &mut Option<u32> {
-        match &mut self.entries[index as usize].phase {
-            Phase::Free { older, .. } => older,
-            Phase::Opening | Phase::Busy => panic!("connection {index} is not free"),
-        }
-    }
-}
-
-impl Entry {
-    fn is_free(&self) -> bool {
-        matches!(self.phase, Phase::Free { .. })
-    }
-
-    fn waited_at(&self, now: Instant) -> Duration {
-        match self.leases {
-            0 => now.saturating_duration_since(self.life.since),
-            _ => Duration::ZERO,
-        }
-    }
-
-    fn newer(&self) -> Option<u32> {
-        match self.phase {
-            Phase::Free { newer, .. } => newer,
-            Phase::Opening | Phase::Busy => None,
-        }
-    }
-
-    fn older(&self) -> Option<u32> {
-        match self.phase {
-            Phase::Free { older, .. } => older,
-            Phase::Opening | Phase::Busy => None,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use std::net::SocketAddr;
+    use std::num::NonZeroU32;
 
     use crate::keepalive::KeepAlive;
 

@@ -15,7 +15,8 @@ use super::common::Handed;
 use super::line::Offer::{MakeRoom, Nobody, To};
 use super::line::{Arrival, Ticket};
 use super::share::{Brought, Place, Slot};
-use super::state::{ConnId, Need, Wants};
+use super::table::ConnId;
+use super::words::{Need, Wants};
 use super::{Connect, Inner, Lease, Pool, Watch};
 
 /// How long another worker may take to lend a connection: its event loop is round in a fraction of

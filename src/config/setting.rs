@@ -1,0 +1,248 @@
+//! What is said of a setting: its name, what it takes, what it is when left out. The settings
+//! themselves are listed in [`super::keys`].
+
+use std::fmt::Write as _;
+
+/// One kind of table in the file.
+#[derive(Debug)]
+pub struct Table {
+    /// How it is written: `[client]`, `[[routes]]`.
+    pub header: &'static str,
+    /// The key in the file's root that holds it.
+    pub key: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// The settings in it, in the order they are explained.
+    pub settings: &'static [Setting],
+}
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// Apache httpd's name for it, which is accepted too, in any case.
+    pub alias: Option<&'static str>,
+    /// What it takes.
+    pub takes: Takes,
+    /// Its value when it is left out, as it would be written.
+    pub default: Default,
+    /// What it does, in a line.
+    pub meaning: &'static str,
+    /// Its counterpart in Apache httpd 2.4, which is its source where there is one.
+    pub apache: &'static str,
+    /// Its counterpart in nginx.
+    pub nginx: &'static str,
+}
+
+/// What a setting is when it is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Default {
+    /// This, in TOML.
+    Is(&'static str),
+    /// Nothing: leaving it out says something of its own.
+    None(&'static str),
+    /// It cannot be left out.
+    Required,
+}
+
+/// What a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// On or off.
+    Switch,
+    /// A whole number.
+    Whole {
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+        /// What is counted.
+        unit: &'static str,
+        /// What 0 means, if it is special.
+        zero: Option<&'static str>,
+    },
+    /// A number of bytes.
+    Bytes {
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+        /// What 0 means, if it is special.
+        zero: Option<&'static str>,
+    },
+    /// A length of time.
+    Time {
+        /// What 0 means; when it means nothing it is refused.
+        zero: Option<&'static str>,
+    },
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// An address to listen on.
+    Listen,
+    /// A backend's address.
+    Server,
+    /// A list of backends.
+    Servers,
+    /// A host name of a route.
+    Host,
+    /// A path prefix of a route.
+    Path,
+    /// The name of an upstream.
+    Upstream,
+}
+
+impl Table {
+    /// The setting called `name` here, or by Apache's name for it.
+    pub fn find(&self, name: &str) -> Option<&'static Setting> {
+        self.settings.iter().find(|setting| setting.is_called(name))
+    }
+}
+
+impl Setting {
+    /// Whether `name` is its name, or Apache's in any case, as Apache has it.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        let alias = |alias: &str| alias.eq_ignore_ascii_case(name);
+        self.name == name || self.alias.is_some_and(alias)
+    }
+
+    /// Whether `word` is what Apache httpd or nginx call it.
+    pub fn is_elsewhere(&self, word: &str) -> bool {
+        let quoted = [self.apache, self.nginx]
+            .into_iter()
+            .flat_map(|names| names.split('`').skip(1).step_by(2));
+        quoted
+            .filter(|name| !name.contains(' '))
+            .any(|name| name.eq_ignore_ascii_case(word))
+    }
+
+    /// What it takes and what it is when left out, in a sentence.
+    pub fn allowed(&self) -> String {
+        let mut text = self.takes.allowed();
+        if let Default::Is(default) = self.default {
+            write!(text, " (default: {default})").expect("a string takes any text");
+        }
+        text
+    }
+}
+
+impl Takes {
+    /// What it is, with its article: `a duration`.
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Takes::Switch => "on or off",
+            Takes::Whole { .. } => "a whole number",
+            Takes::Bytes { .. } => "a number of bytes",
+            Takes::Time { .. } => "a duration",
+            Takes::Word(_) => "one of its words",
+            Takes::Listen => "an address and port",
+            Takes::Server => "a backend's address",
+            Takes::Servers => "a list of backends",
+            Takes::Host => "a host name",
+            Takes::Path => "a path",
+            Takes::Upstream => "the name of an upstream",
+        }
+    }
+
+    /// What is allowed, in a sentence.
+    pub fn allowed(&self) -> String {
+        match *self {
+            Takes::Switch => "`true` or `false`, or \"On\" or \"Off\"".to_owned(),
+            Takes::Whole {
+                least, most, zero, ..
+            } => special(format!("a whole number from {least} to {most}"), zero),
+            Takes::Bytes {
+                least,
+                most: u64::MAX,
+                zero,
+            } => special(
+                format!(
+                    "a number of bytes from {least} up, such as 8190, \"8k\", \"1m\" or \"1g\""
+                ),
+                zero,
+            ),
+            Takes::Bytes { least, most, zero } => special(
+                format!("a number of bytes from {least} to {most}, such as 8190 or \"8k\""),
+                zero,
+            ),
+            Takes::Time { zero } => {
+                let text = "such as \"300ms\", \"5s\", \"1m30s\", \"2h\" or \"1d\", or a number \
+                            of seconds";
+                match zero {
+                    Some(_) => special(format!("a duration {text}"), zero),
+                    None => format!("a duration of more than zero, {text}"),
+                }
+            }
+            Takes::Word(words) => {
+                let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                words.join(", ")
+            }
+            Takes::Listen => {
+                "\"address:port\", such as \"0.0.0.0:8080\", \"[::]:8080\" or \":8080\"".to_owned()
+            }
+            Takes::Server => {
+                "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\"".to_owned()
+            }
+            Takes::Servers => "a list such as [\"127.0.0.1:9000\", { address = \
+                               \"127.0.0.1:9001\", weight = 2 }]"
+                .to_owned(),
+            Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
+            Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
+            Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
+        }
+    }
+
+    /// In which unit it is thought of.
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Takes::Switch => "on/off",
+            Takes::Whole { unit, .. } => unit,
+            Takes::Bytes { .. } => "bytes",
+            Takes::Time { .. } => "time",
+            Takes::Word(_) => "word",
+            Takes::Listen | Takes::Server => "address",
+            Takes::Servers => "list",
+            Takes::Host => "host",
+            Takes::Path => "path",
+            Takes::Upstream => "name",
+        }
+    }
+
+    /// The least and the most a number may be.
+    pub fn bounds(&self) -> (u64, u64) {
+        match *self {
+            Takes::Whole { least, most, .. } | Takes::Bytes { least, most, .. } => (least, most),
+            Takes::Switch
+            | Takes::Time { .. }
+            | Takes::Word(_)
+            | Takes::Listen
+            | Takes::Server
+            | Takes::Servers
+            | Takes::Host
+            | Takes::Path
+            | Takes::Upstream => (0, u64::MAX),
+        }
+    }
+
+    /// What 0 means, if it is special.
+    pub fn zero(&self) -> Option<&'static str> {
+        match *self {
+            Takes::Whole { zero, .. } | Takes::Bytes { zero, .. } | Takes::Time { zero } => zero,
+            Takes::Switch
+            | Takes::Word(_)
+            | Takes::Listen
+            | Takes::Server
+            | Takes::Servers
+            | Takes::Host
+            | Takes::Path
+            | Takes::Upstream => None,
+        }
+    }
+}
+
+fn special(text: String, zero: Option<&str>) -> String {
+    match zero {
+        Some(zero) => format!("{text}; 0: {zero}"),
+        None => text,
+    }
+}
