@@ -37,6 +37,7 @@ const PURE: &[&str] = &[
     "pool/words.rs",
     "proxy/failure.rs",
     "proxy/headers.rs",
+    "proxy/retry.rs",
     "route.rs",
 ];
 

@@ -48,6 +48,8 @@ pub struct PoolTally {
     opened: AtomicU64,
     open_failed: AtomicU64,
     reused: AtomicU64,
+    sent_again: [AtomicU64; 2],
+    races_lost: AtomicU64,
     lent: AtomicU64,
     borrowed: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
@@ -86,9 +88,27 @@ impl PoolTally {
         set(&self.requests, self.requests.load(Ordering::Relaxed) + 1);
     }
 
+    /// Counts a request that was sent again, by its proof.
+    pub(crate) fn sent_again(&self, proof: usize) {
+        let cell = &self.sent_again[proof];
+        set(cell, cell.load(Ordering::Relaxed) + 1);
+    }
+
+    /// Counts a request that met a closing connection and could not be sent again.
+    pub(crate) fn race_lost(&self) {
+        set(
+            &self.races_lost,
+            self.races_lost.load(Ordering::Relaxed) + 1,
+        );
+    }
+
     /// Adds these figures to `sum`.
     pub fn add_to(&self, sum: &mut PoolFigures) {
         sum.requests += self.requests.load(Ordering::Relaxed);
+        sum.races_lost += self.races_lost.load(Ordering::Relaxed);
+        for (sum, cell) in sum.sent_again.iter_mut().zip(&self.sent_again) {
+            *sum += cell.load(Ordering::Relaxed);
+        }
         let counts = &mut sum.counts;
         for (sum, cell) in [
             (&mut counts.opening, &self.opening),
@@ -117,6 +137,11 @@ fn set(cell: &AtomicU64, value: u64) {
 pub struct PoolFigures {
     /// Requests sent to backends.
     pub requests: u64,
+    /// Of these, those sent again: since nothing of them had been written, and since they may be
+    /// done twice.
+    pub sent_again: [u64; 2],
+    /// Requests that met a connection its backend was closing, and could not be sent again.
+    pub races_lost: u64,
     /// What became of the connections.
     pub counts: Counts,
 }

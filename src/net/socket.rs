@@ -41,6 +41,8 @@ pub struct Socket {
     /// The names for the head that goes out next.
     outgoing: RefCell<WireNames>,
     head_follows: Cell<bool>,
+    /// Something has come in since a head was last expected.
+    heard: Cell<bool>,
 }
 
 /// What a peer has done while nothing was read from it.
@@ -64,6 +66,7 @@ impl Stream {
             incoming: RefCell::default(),
             outgoing: RefCell::default(),
             head_follows: Cell::new(false),
+            heard: Cell::new(false),
         });
         let stream = Stream {
             socket: Rc::clone(&socket),
@@ -99,6 +102,12 @@ impl Socket {
     /// A message's head is about to come in: note its names.
     pub fn expect_head(&self) {
         self.incoming.borrow_mut().clear();
+        self.heard.set(false);
+    }
+
+    /// Whether anything has come in since then.
+    pub fn has_heard(&self) -> bool {
+        self.heard.get()
     }
 
     /// A message's head goes out next: its names are those noted on the socket it came in by.
@@ -190,6 +199,7 @@ impl AsyncRead for Stream {
             if bytes.is_empty() {
                 socket.peer_closed.set(true);
             } else {
+                socket.heard.set(true);
                 socket.incoming.borrow_mut().note(bytes);
             }
         }

@@ -44,7 +44,7 @@ impl<C: Connect> Inner<C> {
     pub(super) fn suits(&self, place: &Place<Wants, Handed<C::Lent>>, free: &Free) -> bool {
         let safe_idle = self.common.settings().safe_idle;
         place.wants.identity == free.identity
-            && place.wants.need.is_met(free.idle, safe_idle)
+            && place.wants.need.is_met(free.idle, safe_idle, free.is_new)
             && (place.worker == self.worker || free.is_idle && self.connector.can_lend())
     }
 

@@ -101,7 +101,8 @@ impl PoolState {
                 continue;
             }
             let waited = entry.waited_at(now);
-            if !wants.need.is_met(waited, self.settings.safe_idle) {
+            let is_new = entry.life.exchanges == 0;
+            if !wants.need.is_met(waited, self.settings.safe_idle, is_new) {
                 continue;
             }
             let is_young = waited < self.settings.safe_idle;
@@ -513,6 +514,7 @@ impl PoolState {
             id: self.table.id(index),
             identity: entry.life.identity,
             idle: entry.waited_at(now),
+            is_new: entry.life.exchanges == 0,
             is_idle: entry.leases == 0,
         }
     }

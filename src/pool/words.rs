@@ -24,18 +24,18 @@ pub enum Need {
     Any,
     /// Less than `safe_idle`: the request cannot be sent again.
     Young,
-    /// Not at all: one that is opened now, or that comes free at this moment. For a request that is
-    /// sent again.
+    /// Not at all: one that is opened now. For a request that is sent again.
     Fresh,
 }
 
 impl Need {
-    /// Whether a connection that waited for `idle` will do.
-    pub fn is_met(self, idle: Duration, safe_idle: Duration) -> bool {
+    /// Whether a connection that waited for `idle` will do; `is_new`: it has not served yet.
+    pub(super) fn is_met(self, idle: Duration, safe_idle: Duration, is_new: bool) -> bool {
+        let is_fresh = is_new && idle.is_zero();
         match self {
             Need::Any => true,
-            Need::Young => idle < safe_idle,
-            Need::Fresh => idle.is_zero(),
+            Need::Young => is_fresh || idle < safe_idle,
+            Need::Fresh => is_fresh,
         }
     }
 }
@@ -49,6 +49,8 @@ pub struct Free {
     pub identity: Identity,
     /// How long it has waited.
     pub idle: Duration,
+    /// Whether it has not served yet.
+    pub is_new: bool,
     /// Whether no exchange is on it.
     pub is_idle: bool,
 }

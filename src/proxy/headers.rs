@@ -6,6 +6,7 @@
 //! client's connection).
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -18,6 +19,7 @@ use super::Failure;
 use crate::backend::Forwarded;
 use crate::client::Limits;
 use crate::keepalive::{KeepAlive, Verdict};
+use crate::pool::Hint;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -399,6 +401,8 @@ pub struct ResponseFacts {
     pub ambiguous: bool,
     /// A transfer coding other than chunked came, which nobody has undone.
     pub coded: bool,
+    /// What the backend says of its connection.
+    pub hint: Hint,
 }
 
 /// Rewrites a response's head for the client, all but its connection.
@@ -413,6 +417,10 @@ pub fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
             lengths += 1;
         }
     }
+    let hint = hop
+        .keep_alive
+        .then(|| parts.headers.get(KEEP_ALIVE).map(hint))
+        .flatten();
     hop.strip(&mut parts.headers);
     if hop.transfer_encoding && lengths > 0 {
         parts.headers.remove(CONTENT_LENGTH);
@@ -426,7 +434,30 @@ pub fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
     ResponseFacts {
         ambiguous: hop.transfer_encoding && lengths > 0,
         coded,
+        hint: hint.unwrap_or_default(),
     }
+}
+
+/// Reads `Keep-Alive: timeout=N, max=M`; what it does not understand says nothing.
+fn hint(value: &HeaderValue) -> Hint {
+    let mut hint = Hint::default();
+    for part in value.as_bytes().split(|&byte| byte == b',') {
+        let Ok(part) = std::str::from_utf8(part) else {
+            continue;
+        };
+        let Some((name, number)) = part.split_once('=') else {
+            continue;
+        };
+        let number = number.trim().trim_matches('"').parse::<u32>();
+        match (name.trim(), number) {
+            (name, Ok(seconds)) if name.eq_ignore_ascii_case("timeout") => {
+                hint.timeout = Some(Duration::from_secs(seconds.into()));
+            }
+            (name, Ok(more)) if name.eq_ignore_ascii_case("max") => hint.max = Some(more),
+            _ => {}
+        }
+    }
+    hint
 }
 
 /// What is known when a response's `Connection` header is written.

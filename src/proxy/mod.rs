@@ -6,6 +6,7 @@
 mod body;
 mod failure;
 pub mod headers;
+pub mod retry;
 mod upstream;
 
 use std::convert::Infallible;
@@ -23,15 +24,15 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
-use crate::pool::Need;
 use crate::route::Router;
 
 use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts};
+use retry::Attempt;
 use upstream::Backend;
 
 pub use body::{RelayBody, RequestBody};
@@ -107,7 +108,9 @@ impl Proxy {
             .find(RequestFacts::host(&parts), parts.uri.path())
             .map(|index| &self.upstreams[index])
             .ok_or(Failure::NoRoute)?;
-        let (backend, mut lease) = upstream.lease(now, Need::Any).await?;
+        let repeatable =
+            body.is_end_stream() && retry::is_idempotent(&parts.method, &parts.headers);
+        let (backend, mut lease) = upstream.lease(now, retry::need(repeatable)).await?;
         headers::forward_request(
             &mut parts,
             facts,
@@ -127,7 +130,10 @@ impl Proxy {
             RequestBody::stream(body, Rc::clone(client), timeout)
         };
         let mut request = Request::from_parts(parts, body);
+        let mut before = 0;
         let response = loop {
+            // Should the backend close the connection at this moment.
+            let copy = (repeatable && before == 0 && lease.is_reused()).then(|| copy_of(&request));
             backend.tally.request();
             // Opening a connection took its time; a waiting one is there at once.
             let asked = if lease.is_reused() {
@@ -138,30 +144,57 @@ impl Proxy {
             client.wait_for_backend(asked, timeout);
             lease.conn().socket().send_head_from(client.socket());
             let sent = pin!(lease.conn().send(request));
-            let failure = match answered(client, sent).await {
+            let (failure, unsent) = match answered(client, sent).await {
                 Ok(response) => break response,
-                Err(Unanswered::Unsent(unsent, _)) if lease.is_reused() => {
-                    // The connection died before it took a byte: any method may be sent again, once,
-                    // on a connection that cannot have died of its age. A fresh one that dies at
-                    // once was closed on purpose.
-                    lease.conn().socket().take_head_back(client.socket());
-                    lease.spent(CloseReason::PeerClosedIdle);
-                    drop(lease);
-                    lease = backend.lease_fresh().await?;
-                    request = *unsent;
-                    headers::say_last(request.headers_mut(), is_last(&lease));
-                    continue;
-                }
-                Err(Unanswered::Expired(wait)) => expired(wait, backend),
-                Err(Unanswered::Unsent(_, error) | Unanswered::Failed(error)) => {
-                    failed(error, client.body_fault(), backend, lease.is_reused())
-                }
+                Err(Unanswered::Expired(wait)) => (expired(wait, backend), None),
+                Err(Unanswered::Unsent(unsent, error)) => (
+                    failed(error, client.body_fault(), backend, lease.is_reused()),
+                    Some(*unsent),
+                ),
+                Err(Unanswered::Failed(error)) => (
+                    failed(error, client.body_fault(), backend, lease.is_reused()),
+                    None,
+                ),
             };
-            lease.spent(failure.close_reason());
-            return Err(failure);
+            let attempt = Attempt {
+                reused: lease.is_reused(),
+                before,
+                unsent: unsent.is_some(),
+                silent: matches!(failure, Failure::NoAnswer { .. })
+                    && !lease.conn().socket().has_heard(),
+                repeatable: copy.is_some(),
+            };
+            let Some(proof) = retry::again(&attempt) else {
+                if attempt.reused && attempt.silent {
+                    backend.tally.race_lost();
+                }
+                lease.spent(failure.close_reason());
+                return Err(failure);
+            };
+            debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
+            backend.tally.sent_again(proof as usize);
+            lease.conn().socket().take_head_back(client.socket());
+            lease.spent(CloseReason::PeerClosedIdle);
+            drop(lease);
+            lease = backend.lease_fresh().await?;
+            before += 1;
+            request = unsent
+                .or(copy.map(|copy| *copy))
+                .expect("what may be sent again is there");
+            headers::say_last(request.headers_mut(), is_last(&lease));
         };
         relay(client, response, lease, facts, backend, timeout)
     }
+}
+
+/// The same request once more; it has no body.
+fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Box::new(copy)
 }
 
 fn is_last(lease: &BackendLease) -> bool {
@@ -242,6 +275,7 @@ fn relay(
 ) -> Result<Response<RelayBody>, Failure> {
     let (mut parts, incoming) = response.into_parts();
     let facts = headers::forward_response(&mut parts);
+    lease.hint(facts.hint);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS || facts.coded {
         let failure = Failure::BadAnswer {
             backend: backend.address(),

@@ -14,6 +14,7 @@ mod errors;
 mod forwarding;
 mod headers;
 mod memory;
+mod race;
 mod random;
 mod stale;
 mod workers;

@@ -24,6 +24,7 @@
 pub mod client;
 pub mod httpd;
 pub mod nginx;
+pub mod node;
 pub mod process;
 pub mod proxy;
 pub mod scripted;

@@ -1,0 +1,62 @@
+//! Node.js as a backend: its idle timeout is the classic of the race.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::process::{Process, find};
+use super::{PATIENCE, wait_until};
+
+/// An HTTP server that says its port on its first line, answers `ok`, refuses an `x-id` that it has
+/// seen before with 409, and tells at `/connections` how many it has accepted.
+const SERVER: &str = r#"
+const seen = new Set();
+let connections = 0;
+const server = require("http").createServer((request, response) => {
+  const id = request.headers["x-id"];
+  if (id && seen.has(id)) response.statusCode = 409;
+  if (id) seen.add(id);
+  request.resume().on("end", () => response.end(request.url === "/connections" ? String(connections) : "ok"));
+});
+server.on("connection", () => connections++);
+server.keepAliveTimeout = Number(process.argv[1]);
+if (process.argv[2] === "silent")
+  server.on("request", (_, response) => response.shouldKeepAlive && response.setHeader("Connection", "keep-alive"));
+server.listen(0, "127.0.0.1", () => console.log(server.address().port));
+"#;
+
+/// A running server; ended when dropped.
+pub struct Node {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    _process: Process,
+    _folder: TempDir,
+}
+
+impl Node {
+    /// Starts one that closes connections idle for `keep_alive` milliseconds; `hints`: whether it
+    /// says so in its responses.
+    pub fn start(keep_alive: u32, hints: bool) -> Node {
+        let folder = TempDir::new().expect("a temporary folder can be made");
+        let output = folder.path().join("output");
+        let process = Process::start(
+            Command::new(find(&["node", "nodejs"], "nodejs"))
+                .args(["-e", SERVER, "--"])
+                .arg(keep_alive.to_string())
+                .arg(if hints { "hints" } else { "silent" }),
+            &output,
+        );
+        wait_until(PATIENCE, "node to listen", || {
+            process.said().ends_with('\n')
+        });
+        let said = process.said();
+        let port = said.trim().parse::<u16>();
+        let port = port.unwrap_or_else(|_| panic!("node did not say its port: {said}"));
+        Node {
+            addr: SocketAddr::from(([127, 0, 0, 1], port)),
+            _process: process,
+            _folder: folder,
+        }
+    }
+}
