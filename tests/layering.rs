@@ -21,6 +21,7 @@ const READS_CONFIG: [&str; 3] = ["lib", "main", "cli"];
 
 /// Files, and folders with all that is in them, that only decide.
 const PURE: &[&str] = &[
+    "backend/closing.rs",
     "balance.rs",
     "census/diag.rs",
     "census/state.rs",
@@ -116,7 +117,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("compare", &["census"]),
     (
         "config",
-        &["backend", "client", "keepalive", "pool", "route", "server"],
+        &[
+            "backend",
+            "client",
+            "keepalive",
+            "net",
+            "pool",
+            "route",
+            "server",
+        ],
     ),
     ("keepalive", &[]),
     ("lib", &[]),

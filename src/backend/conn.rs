@@ -21,7 +21,8 @@ use tower::timeout::Timeout;
 use tower::{BoxError, ServiceExt};
 use tracing::debug;
 
-use crate::net::{self, BackendAddr, ConnectError, Peer, Socket, Stream, TcpConnect};
+use super::Closing;
+use crate::net::{self, BackendAddr, CloseMode, ConnectError, Peer, Socket, Stream, TcpConnect};
 use crate::pool::{Connect, Farewell, Identity, Watch};
 
 /// How long the backend may take to close after both sides agreed on the end, before we do.
@@ -38,18 +39,20 @@ const PROBE_IDLE: Duration = Duration::from_millis(100);
 pub struct Connector<B> {
     backend: BackendAddr,
     limit: Duration,
+    closing: Closing,
     open: Timeout<TcpConnect>,
     http: http1::Builder,
     body: std::marker::PhantomData<fn() -> B>,
 }
 
 impl<B> Connector<B> {
-    /// A connector to `backend` that gives up after `limit`.
-    pub fn new(backend: BackendAddr, limit: Duration) -> Connector<B> {
+    /// A connector to `backend` that gives up after `limit`, and closes as `closing` says.
+    pub fn new(backend: BackendAddr, limit: Duration, closing: Closing) -> Connector<B> {
         let http = http1::Builder::new();
         Connector {
             backend,
             limit,
+            closing,
             open: tower::ServiceBuilder::new()
                 .timeout(limit)
                 .service(TcpConnect),
@@ -88,8 +91,22 @@ where
         conn.sender.is_ready() && conn.socket.peer(idle >= PROBE_IDLE) == Peer::Silent
     }
 
-    fn close(&self, conn: Option<Conn<B>>, _: Farewell) {
-        drop(conn);
+    fn close(&self, conn: Option<Conn<B>>, farewell: Farewell) {
+        if let Some(conn) = conn {
+            let aborts = conn.in_exchange.get();
+            let announced = !aborts && !conn.sender.is_ready();
+            let mode = self.closing.mode(farewell.reason, announced);
+            // At once, so that it holds even if the worker ends before the carrying task does.
+            match mode {
+                CloseMode::FinRst => conn.socket.reset_after_fin(),
+                // A reset destroys what has not arrived: only where that is meant.
+                CloseMode::Rst if aborts || conn.socket.has_delivered() => {
+                    conn.socket.reset_on_close();
+                }
+                CloseMode::Fin | CloseMode::Rst | CloseMode::Peer | CloseMode::PeerRst => {}
+            }
+            conn.carrier.ends(mode);
+        }
     }
 
     fn lend(&self, conn: Conn<B>) -> Result<Lent, Conn<B>> {
@@ -132,8 +149,8 @@ where
             ended: Cell::new(None),
             waker: Waker::from(Arc::clone(&gate)),
             gate,
-            closing: Cell::new(Closing::Agreed),
-            aborted: Notify::new(),
+            ending: Cell::new(None),
+            decided: Notify::new(),
         });
         // Only now does hyper say that it is ready: it may be parked before its task runs.
         carrier.advance();
@@ -154,17 +171,6 @@ pub struct Conn<B: Body + 'static> {
     carrier: Rc<Carrier<B>>,
     /// A request was sent whose response has not been read to its end.
     in_exchange: Cell<bool>,
-}
-
-/// How a connection is closed once HTTP is through with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Closing {
-    /// One side announced the end: the backend closes first, if it does so soon.
-    Agreed,
-    /// We end an idle connection: our FIN first.
-    Idle,
-    /// We give up in the middle of an exchange.
-    Aborted,
 }
 
 /// How the response stands to its connection once it has been read to its end.
@@ -263,21 +269,9 @@ where
 
 impl<B: Body + 'static> Drop for Conn<B> {
     fn drop(&mut self) {
-        if self.in_exchange.get() {
-            self.carrier.closing.set(Closing::Aborted);
-            self.carrier.aborted.notify_one();
-        } else if self.sender.is_ready() {
-            self.carrier.closing.set(Closing::Idle);
-        } else {
-            // By agreement: its task is through with HTTP and knows how to close. Or the request
-            // is still being written, and there is nothing to agree on.
-            let agreed = self.sender.is_closed();
-            let closing = if agreed {
-                Closing::Agreed
-            } else {
-                Closing::Aborted
-            };
-            self.carrier.closing.set(closing);
+        // Nobody said how: the pool is gone, or it went to another worker.
+        if self.carrier.ending.get().is_none() {
+            self.carrier.ends(CloseMode::Fin);
         }
     }
 }
@@ -291,9 +285,17 @@ struct Carrier<B: Body + 'static> {
     gate: Arc<Gate>,
     /// The gate, as all events of the connection have it.
     waker: Waker,
-    closing: Cell<Closing>,
-    /// Told when nobody waits for the backend's FIN any more.
-    aborted: Notify,
+    /// How it is to be closed, once that is decided.
+    ending: Cell<Option<CloseMode>>,
+    /// Told when it is.
+    decided: Notify,
+}
+
+impl<B: Body + 'static> Carrier<B> {
+    fn ends(&self, mode: CloseMode) {
+        self.ending.set(Some(mode));
+        self.decided.notify_one();
+    }
 }
 
 impl<B> Carrier<B>
@@ -344,16 +346,21 @@ where
     watch.ended();
     if let Err(error) = result {
         debug!(%backend, %error, "backend connection ended");
-        return;
     }
-    match carrier.closing.get() {
-        Closing::Agreed if !stream.has_peer_closed() => {
-            tokio::select! {
-                _ = net::wait_for_peer(&mut stream, PEER_CLOSE) => {}
-                () = carrier.aborted.notified() => {}
-            }
+    let mode = loop {
+        match carrier.ending.get() {
+            Some(mode) => break mode,
+            None => carrier.decided.notified().await,
         }
-        Closing::Agreed | Closing::Idle | Closing::Aborted => {}
+    };
+    if let CloseMode::Peer | CloseMode::PeerRst = mode {
+        let has_closed =
+            stream.has_peer_closed() || net::wait_for_peer(&mut stream, PEER_CLOSE).await;
+        match mode {
+            _ if !has_closed => stream.socket().reset_after_fin(),
+            CloseMode::PeerRst => stream.socket().reset_on_close(),
+            CloseMode::Peer | CloseMode::Fin | CloseMode::Rst | CloseMode::FinRst => {}
+        }
     }
 }
 

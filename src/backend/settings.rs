@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Closing;
 use crate::keepalive::KeepAlive;
 use crate::pool;
 
@@ -38,6 +39,9 @@ pub struct Settings {
 
     /// How backends are told about the client.
     pub forwarded: Forwarded,
+
+    /// How their connections are closed, hence who holds the `TIME_WAIT`.
+    pub closing: Closing,
 }
 
 impl Settings {
@@ -51,6 +55,7 @@ impl Settings {
             timeout: Duration::from_mins(1),
             preserve_host: true,
             forwarded: Forwarded::default(),
+            closing: Closing::default(),
         }
     }
 }

@@ -425,6 +425,42 @@ pub const UPSTREAMS: Table = Table {
         },
         // Sending a request again.
         // Closing a connection.
+        Setting {
+            name: "short_mode",
+            alias: None,
+            takes: Takes::Word(&["close-by-header", "proxy-closes", "rst"]),
+            default: Default::Is("\"close-by-header\""),
+            meaning: "What `keep_alive = false` is: the backend closes first as the request tells it, the proxy closes after the last byte, or resets.",
+            apache: "none",
+            nginx: "HTTP/1.0 with `Connection: close`; without, as `proxy-closes`",
+        },
+        Setting {
+            name: "close_idle",
+            alias: None,
+            takes: Takes::Word(&["fin", "rst", "fin+rst"]),
+            default: Default::Is("\"fin+rst\""),
+            meaning: "How idle connections are closed: a FIN, a reset, or a FIN and a reset once it is acknowledged, which leaves no TIME_WAIT.",
+            apache: "none",
+            nginx: "as `fin`",
+        },
+        Setting {
+            name: "close_last",
+            alias: None,
+            takes: Takes::Word(&["fin", "rst", "fin+rst", "peer", "peer+rst"]),
+            default: Default::Is("\"peer\""),
+            meaning: "How connections are closed after their last exchange: `peer` waits for the backend's FIN, which leaves it the TIME_WAIT; `peer+rst` leaves none.",
+            apache: "none",
+            nginx: "as `fin`",
+        },
+        Setting {
+            name: "close_error",
+            alias: None,
+            takes: Takes::Word(&["fin", "rst", "fin+rst"]),
+            default: Default::Is("\"rst\""),
+            meaning: "How connections are closed in the middle of an exchange.",
+            apache: "none",
+            nginx: "as `fin`",
+        },
         // Sockets and ports.
         // TLS and protocols.
         // Looking names up.

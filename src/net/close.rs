@@ -5,6 +5,24 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
+/// How a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseMode {
+    /// Our FIN first: `TIME_WAIT`, and a port for 60 s, here.
+    Fin,
+    /// A reset, `SO_LINGER` 0: `TIME_WAIT` nowhere. What is unsent is destroyed, and the peer sees
+    /// an error.
+    Rst,
+    /// Our FIN, and a reset once it is acknowledged, `TCP_LINGER2` -1: `TIME_WAIT` nowhere. All
+    /// that was sent arrives, and the peer sees an ordinary end.
+    FinRst,
+    /// The peer closes first: `TIME_WAIT` there. It has to know that this is the end, and its FIN
+    /// is waited for; if it does not come in time, as `FinRst`.
+    Peer,
+    /// The same, then a reset once its FIN is here: `TIME_WAIT` nowhere.
+    PeerRst,
+}
+
 /// Bytes read and thrown away while waiting for a peer's FIN.
 const SCRAP: usize = 4096;
 

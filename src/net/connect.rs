@@ -3,15 +3,16 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tower::BoxError;
 use tower::timeout::error::Elapsed;
 
-use super::BackendAddr;
+use super::{BackendAddr, sockopt};
 
 /// Opens TCP connections.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,7 +29,12 @@ impl tower::Service<BackendAddr> for TcpConnect {
 
     fn call(&mut self, backend: BackendAddr) -> Self::Future {
         Box::pin(async move {
-            let stream = TcpStream::connect(backend.0).await?;
+            let socket = match backend.0 {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            sockopt::any_local_port(&socket)?;
+            let stream = socket.connect(backend.0).await?;
             stream.set_nodelay(true)?;
             Ok(stream)
         })

@@ -5,11 +5,12 @@ mod connect;
 mod listen;
 mod names;
 mod socket;
+mod sockopt;
 
 use std::fmt;
 use std::net::SocketAddr;
 
-pub use close::{linger, wait_for_peer};
+pub use close::{CloseMode, linger, wait_for_peer};
 pub use connect::{ConnectError, TcpConnect};
 pub use listen::{ListenError, bind};
 pub use names::WireNames;

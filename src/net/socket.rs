@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::WireNames;
+use super::{WireNames, sockopt};
 
 /// What is copied together before it is written; more is left where it is.
 ///
@@ -73,6 +73,11 @@ impl Stream {
             left: Vec::new(),
         };
         (stream, socket)
+    }
+
+    /// The half that knows.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// Whether nothing that was taken for writing is left.
@@ -178,6 +183,19 @@ impl Socket {
     pub fn reset_on_close(&self) {
         // An error here means the socket is gone already.
         let _ = SockRef::from(&*self.stream.borrow()).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
+impl Socket {
+    /// Makes the close of this socket a FIN and then a reset: see [`super::CloseMode::FinRst`].
+    pub fn reset_after_fin(&self) {
+        // An error here means the socket is gone already.
+        let _ = sockopt::reset_after_fin(&*self.stream.borrow());
+    }
+
+    /// Whether all that was sent has been acknowledged.
+    pub fn has_delivered(&self) -> bool {
+        sockopt::outstanding(&*self.stream.borrow()).is_ok_and(|bytes| bytes == 0)
     }
 }
 

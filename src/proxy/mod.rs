@@ -26,6 +26,7 @@ use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::backend::Closing;
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
 use crate::route::Router;
@@ -119,7 +120,7 @@ impl Proxy {
                 forwarded: upstream.settings().forwarded,
                 host: (!upstream.settings().preserve_host).then_some(&backend.host),
                 address: &backend.host,
-                last: is_last(&lease),
+                last: is_last(&lease, upstream.settings().closing),
                 chunked: !body.is_end_stream() && body.size_hint().exact().is_none(),
             },
         );
@@ -181,7 +182,10 @@ impl Proxy {
             request = unsent
                 .or(copy.map(|copy| *copy))
                 .expect("what may be sent again is there");
-            headers::say_last(request.headers_mut(), is_last(&lease));
+            headers::say_last(
+                request.headers_mut(),
+                is_last(&lease, upstream.settings().closing),
+            );
         };
         relay(client, response, lease, facts, backend, timeout)
     }
@@ -197,8 +201,9 @@ fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
     Box::new(copy)
 }
 
-fn is_last(lease: &BackendLease) -> bool {
-    matches!(lease.verdict(), Verdict::Close(_))
+/// Whether the request tells the backend that it is the last on its connection.
+fn is_last(lease: &BackendLease, closing: Closing) -> bool {
+    matches!(lease.verdict(), Verdict::Close(reason) if closing.announces(reason))
 }
 
 /// Why there is no response.

@@ -55,7 +55,7 @@ impl Upstream {
     ) -> Upstream {
         let backends = targets.iter().map(|(target, common)| Backend {
             pool: Pool::new(
-                Connector::new(target.backend, settings.connect_timeout),
+                Connector::new(target.backend, settings.connect_timeout, settings.closing),
                 Arc::clone(common),
                 worker,
             ),

@@ -6,11 +6,14 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::process::Command;
 use std::{env, fs, thread};
 
+use warmline::backend::{self, ShortMode};
 use warmline::census::{Census, Sides, StateCounts, TcpState};
 use warmline::compare::backend::EmbeddedBackend;
+use warmline::net::CloseMode;
 
 use crate::proxy::{GET, NEVER, Proxy, ask, kept, ms};
 use crate::support::client::{Client, Ended};
@@ -151,16 +154,149 @@ fn pooled_mode_leaves_no_time_wait() {
 }
 
 #[test]
-fn the_end_of_the_pool_leaves_its_few_time_waits_with_the_proxy() {
+fn the_end_of_the_pool_leaves_no_time_wait() {
+    in_own_network("the_end_of_the_pool_leaves_no_time_wait", || {
+        let (_backend, address, proxy) = with_keep_alive(true);
+        for _ in 0..REQUESTS {
+            assert_eq!(ask(&mut proxy.client(), GET).status, 200);
+        }
+        drop(proxy);
+        assert_left(address, 0, 0);
+    });
+}
+
+/// A counter of the kernel, of this network namespace.
+fn counter(file: &str, group: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with(group));
+    let names = lines.next().unwrap().split_whitespace();
+    let values = lines.next().unwrap().split_whitespace();
+    let (_, value) = names.zip(values).find(|(this, _)| *this == name).unwrap();
+    value.parse().unwrap()
+}
+
+/// `TIME_WAIT`s born, and resets sent.
+fn born_and_reset() -> (u64, u64) {
+    (
+        counter("/proc/net/netstat", "TcpExt:", "TW"),
+        counter("/proc/net/snmp", "Tcp:", "OutRsts"),
+    )
+}
+
+/// Sends [`REQUESTS`] under these settings; so many connections end, and each leaves so many
+/// `TIME_WAIT`s with us and with the backend, and sends so many resets.
+#[track_caller]
+fn closes(
+    change: impl FnOnce(&mut backend::Settings),
+    connections: u64,
+    (ours, theirs): (u64, u64),
+    resets: u64,
+) {
+    let backend = EmbeddedBackend::start("app", &[local(0)]).unwrap();
+    let address = backend.addresses()[0];
+    let proxy = Proxy::start(address, |settings| {
+        change(&mut settings.upstreams[0]);
+        settings.client.keep_alive = kept(NEVER, 0);
+    });
+    let before = born_and_reset();
+    let mut client = proxy.client();
+    for _ in 0..REQUESTS {
+        assert_eq!(ask(&mut client, GET).status, 200);
+    }
+    assert_left(address, ours * connections, theirs * connections);
+    wait_until(PATIENCE, "the resets", || {
+        born_and_reset().1 - before.1 >= resets * connections
+    });
+    let (_, reset) = born_and_reset();
+    assert_eq!(reset - before.1, resets * connections, "resets");
+    assert_eq!(backend.served()[0].connections, connections);
+}
+
+#[test]
+fn each_short_mode_is_exact() {
+    in_own_network("each_short_mode_is_exact", || {
+        for (short, left, resets) in [
+            (ShortMode::CloseByHeader, (0, 1), 0),
+            (ShortMode::ProxyCloses, (1, 0), 0),
+            (ShortMode::Rst, (0, 0), 1),
+        ] {
+            eprintln!("{short:?}");
+            let change = |upstream: &mut backend::Settings| {
+                upstream.pool.keep_alive.enabled = false;
+                upstream.closing.short = short;
+            };
+            closes(change, REQUESTS, left, resets);
+        }
+    });
+}
+
+#[test]
+fn each_close_mode_is_exact_after_the_last_exchange() {
+    in_own_network("each_close_mode_is_exact_after_the_last_exchange", || {
+        for (last, left, resets) in [
+            (CloseMode::Fin, (1, 0), 0),
+            (CloseMode::Rst, (0, 0), 1),
+            (CloseMode::FinRst, (0, 0), 1),
+            (CloseMode::Peer, (0, 1), 0),
+            (CloseMode::PeerRst, (0, 0), 1),
+        ] {
+            eprintln!("{last:?}");
+            let change = |upstream: &mut backend::Settings| {
+                // The second exchange is the last.
+                upstream.pool.keep_alive.max_requests = NonZeroU32::new(1);
+                upstream.closing.last = last;
+            };
+            closes(change, REQUESTS / 2, left, resets);
+        }
+    });
+}
+
+#[test]
+fn each_close_mode_is_exact_for_idle_connections() {
+    in_own_network("each_close_mode_is_exact_for_idle_connections", || {
+        for (idle, left, resets) in [
+            (CloseMode::Fin, (1, 0), 0),
+            (CloseMode::Rst, (0, 0), 1),
+            (CloseMode::FinRst, (0, 0), 1),
+        ] {
+            eprintln!("{idle:?}");
+            let change = |upstream: &mut backend::Settings| {
+                upstream.pool.keep_alive.timeout = ms(300);
+                upstream.closing.idle = idle;
+            };
+            closes(change, 1, left, resets);
+        }
+    });
+}
+
+#[test]
+fn connects_take_even_and_odd_ports_so_that_half_a_range_is_no_cliff() {
     in_own_network(
-        "the_end_of_the_pool_leaves_its_few_time_waits_with_the_proxy",
+        "connects_take_even_and_odd_ports_so_that_half_a_range_is_no_cliff",
         || {
-            let (_backend, address, proxy) = with_keep_alive(true);
+            let backend = EmbeddedBackend::start("app", &[local(0)]).unwrap();
+            let address = backend.addresses()[0];
+            let proxy = Proxy::start(address, |settings| {
+                settings.upstreams[0].pool.keep_alive.enabled = false;
+                settings.upstreams[0].closing.short = ShortMode::ProxyCloses;
+            });
+            let mut client = proxy.client();
             for _ in 0..REQUESTS {
-                assert_eq!(ask(&mut proxy.client(), GET).status, 200);
+                assert_eq!(ask(&mut client, GET).status, 200);
             }
-            drop(proxy);
-            assert_left(address, 1, 0);
+            assert_left(address, REQUESTS, 0);
+            let output = Command::new(process::find(&["ss"], "iproute2"))
+                .args(["-HOtan", "state", "time-wait", "dst", &address.to_string()])
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let ports = text.lines().map(|line| {
+                let local = line.split_whitespace().nth(2).unwrap();
+                local.rsplit(':').next().unwrap().parse::<u16>().unwrap()
+            });
+            // Without IP_LOCAL_PORT_RANGE all of them are of one kind.
+            let odd = ports.filter(|port| port % 2 == 1).count() as u64;
+            assert!(odd > 0 && odd < REQUESTS, "{odd} of {REQUESTS} are odd");
         },
     );
 }

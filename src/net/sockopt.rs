@@ -1,0 +1,84 @@
+//! Socket options of Linux that no crate sets safely yet. The only file with `unsafe` in it.
+
+#![expect(
+    unsafe_code,
+    reason = "each call passes one integer that lives on the stack, and its size"
+)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// `IP_LOCAL_PORT_RANGE`, Linux 6.3. Source: `include/uapi/linux/in.h`.
+const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+
+/// Lets `connect` choose from the whole range of `net.ipv4.ip_local_port_range` without looking at
+/// the even ports first.
+///
+/// Without this a `connect` to an address that half of the range is already in use for searches all
+/// even ports in vain: 2.2 ms of CPU instead of 16 µs (28,232 ports, Linux 6.18). The bounds are
+/// clamped to the system's, and reserved ports stay reserved. A kernel without it is left as it is.
+///
+/// # Errors
+/// The kernel's, other than that it does not know the option.
+pub(super) fn any_local_port(socket: &impl AsFd) -> io::Result<()> {
+    const FROM_1_TO_65535: u32 = (65_535 << 16) | 1;
+    match set(
+        socket,
+        libc::IPPROTO_IP,
+        IP_LOCAL_PORT_RANGE,
+        FROM_1_TO_65535.cast_signed(),
+    ) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes the close of a socket a FIN, and a reset as soon as that is acknowledged: nothing is left
+/// in `FIN_WAIT2` or `TIME_WAIT`, on either side, and all that was sent still arrives.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn reset_after_fin(socket: &impl AsFd) -> io::Result<()> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)
+}
+
+/// How many bytes were sent and not acknowledged yet, or not even sent.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn outstanding(socket: &impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    let pointer: *mut libc::c_int = &raw mut bytes;
+    // SAFETY: the descriptor is open as long as it is borrowed, and SIOCOUTQ (TIOCOUTQ) writes one
+    // int.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, pointer) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
+fn set(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of_val(&value)).expect("four bytes");
+    let pointer: *const libc::c_int = &raw const value;
+    // SAFETY: the descriptor is open as long as it is borrowed, and the kernel reads `size` bytes
+    // from the pointer, which are the value's.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            pointer.cast(),
+            size,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
