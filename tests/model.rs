@@ -2,6 +2,7 @@
 //! in which two threads' steps can interleave. The files are the pool's own, compiled against
 //! loom's locks and atomics in place of `std`'s.
 
+#![allow(clippy::unwrap_used)] // the setting that allows it in tests does not see helpers
 #![allow(dead_code, unreachable_pub, unused_imports)] // not everything of the files is needed here
 
 #[path = "../src/keepalive.rs"]
@@ -152,13 +153,31 @@ mod pool {
                 Offer::MakeRoom | Offer::Nobody => true,
             });
             hall.leave(ticket, now);
-            let left_over = slot.leave().is_some();
+            let left_over = slot.leave().0.is_some();
             let kept = bringing.join().unwrap();
             assert!(
                 kept != left_over,
                 "kept there: {kept}, brought: {left_over}"
             );
             assert_eq!(hall.figures(), (0, 1));
+        }
+
+        /// Somebody gives up while he is allowed to open a connection: the permission is not lost.
+        pub fn a_permission_for_one_who_leaves_is_given_back() {
+            let now = Instant::now();
+            let hall = Arc::new(hall(1));
+            opened(&hall, now);
+            let (place, slot) = place(1);
+            let ticket = waits(hall.arrive(now, place));
+            let there = Arc::clone(&hall);
+            let ending = thread::spawn(move || there.ended(now));
+            hall.leave(ticket, now);
+            let (_, may_open) = slot.leave();
+            if may_open {
+                hall.failed(None, now);
+            }
+            ending.join().unwrap();
+            assert_eq!(hall.figures(), (0, 0), "there is room again");
         }
 
         /// Two who wait and two places that come free: both may open.
@@ -215,6 +234,11 @@ fn the_place_of_one_that_ends_goes_to_one_who_begins_to_wait() {
 #[test]
 fn what_is_brought_to_one_who_leaves_is_taken_back_once() {
     loom::model(models::what_is_brought_to_one_who_leaves_is_taken_back_once);
+}
+
+#[test]
+fn a_permission_for_one_who_leaves_is_given_back() {
+    loom::model(models::a_permission_for_one_who_leaves_is_given_back);
 }
 
 #[test]

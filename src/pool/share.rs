@@ -115,9 +115,13 @@ impl<L> Slot<L> {
         })
     }
 
-    /// Says that he may open a connection.
-    pub(super) fn allow(&self) {
-        self.change(|waiting| waiting.may_open = true);
+    /// Says that he may open a connection. False when nobody waits here any more.
+    #[must_use]
+    pub(super) fn allow(&self) -> bool {
+        self.change(|waiting| {
+            waiting.may_open = !waiting.gone;
+            waiting.may_open
+        })
     }
 
     /// Says that there is nothing.
@@ -141,13 +145,14 @@ impl<L> Slot<L> {
         Poll::Pending
     }
 
-    /// Nobody waits here any more. What has been brought and not taken is returned.
+    /// Nobody waits here any more. What has been brought and not taken is returned: a connection,
+    /// and whether there is a permission to open one, which has to be given back.
     #[must_use]
-    pub(super) fn leave(&self) -> Option<L> {
+    pub(super) fn leave(&self) -> (Option<L>, bool) {
         let mut waiting = lock(&self.0);
         waiting.gone = true;
         waiting.waker = None;
-        waiting.conn.take()
+        (waiting.conn.take(), std::mem::take(&mut waiting.may_open))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Waiting<L>) -> T) -> T {
@@ -304,7 +309,10 @@ impl<W, L> Shared<W, L> {
         self.standing.store(standing, Ordering::Relaxed);
         drop(line);
         for slot in allowed {
-            slot.allow();
+            if !slot.allow() {
+                // He has left meanwhile: the permission is the next one's.
+                self.failed(None, now);
+            }
         }
         if let Some(slot) = on_duty {
             slot.deny();

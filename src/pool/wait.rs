@@ -255,7 +255,12 @@ impl<C: Connect> Drop for Stands<'_, C> {
         if let Some(ticket) = self.ticket {
             self.pool.common.shared.leave(ticket, now);
         }
-        match self.slot.leave() {
+        let (brought, may_open) = self.slot.leave();
+        if may_open {
+            // Not used: it is the next one's.
+            self.pool.common.shared.failed(None, now);
+        }
+        match brought {
             Some(Handed::Here(leased)) => self.pool.unused(leased, now),
             Some(Handed::Lent(lent, passport)) => self.pool.bring_home(lent, passport, now),
             None => {}
