@@ -273,7 +273,7 @@ impl<W> Line<W> {
     }
 
     /// How many stand in line, whether they may open or not.
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
     pub fn len(&self) -> usize {
         self.waiters.len()
     }
