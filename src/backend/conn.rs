@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,8 +47,14 @@ pub struct Connector<B> {
 }
 
 impl<B> Connector<B> {
-    /// A connector to `backend` that gives up after `limit`, and closes as `closing` says.
-    pub fn new(backend: BackendAddr, limit: Duration, closing: Closing) -> Connector<B> {
+    /// A connector to `backend` that gives up after `limit`, closes as `closing` says, and connects
+    /// from `sources` in turn.
+    pub fn new(
+        backend: BackendAddr,
+        limit: Duration,
+        closing: Closing,
+        sources: &[IpAddr],
+    ) -> Connector<B> {
         let http = http1::Builder::new();
         Connector {
             backend,
@@ -55,7 +62,7 @@ impl<B> Connector<B> {
             closing,
             open: tower::ServiceBuilder::new()
                 .timeout(limit)
-                .service(TcpConnect),
+                .service(TcpConnect::from_sources(sources)),
             http,
             body: std::marker::PhantomData,
         }

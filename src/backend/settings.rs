@@ -1,5 +1,6 @@
 //! What is asked for on the backend side.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Closing;
@@ -40,6 +41,12 @@ pub struct Settings {
     /// How backends are told about the client.
     pub forwarded: Forwarded,
 
+    /// This machine's addresses to connect from, in turn; those of the backend's family count.
+    /// Empty: the kernel chooses. Each has its own ports towards a backend.
+    ///
+    /// Source: Apache httpd 2.4, `ProxySourceAddress`; nginx, `proxy_bind`.
+    pub source_addresses: Vec<IpAddr>,
+
     /// How their connections are closed, hence who holds the `TIME_WAIT`.
     pub closing: Closing,
 }
@@ -55,6 +62,7 @@ impl Settings {
             timeout: Duration::from_mins(1),
             preserve_host: true,
             forwarded: Forwarded::default(),
+            source_addresses: Vec::new(),
             closing: Closing::default(),
         }
     }

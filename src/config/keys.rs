@@ -462,6 +462,16 @@ pub const UPSTREAMS: Table = Table {
             nginx: "as `fin`",
         },
         // Sockets and ports.
+        Setting {
+            name: "source_addresses",
+            alias: None,
+            takes: Takes::Addresses,
+            default: Default::None("the kernel chooses"),
+            meaning: "This machine's addresses to connect from, in turn. Each has its own ports \
+                      towards a backend.",
+            apache: "`ProxySourceAddress` (one)",
+            nginx: "`proxy_bind` (one, or a variable)",
+        },
         // TLS and protocols.
         // Looking names up.
         Setting {

@@ -84,6 +84,8 @@ pub enum Takes {
     Server,
     /// A list of backends.
     Servers,
+    /// A list of IP addresses.
+    Addresses,
     /// A host name of a route.
     Host,
     /// A path prefix of a route.
@@ -138,6 +140,7 @@ impl Takes {
             Takes::Listen => "an address and port",
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
+            Takes::Addresses => "a list of IP addresses",
             Takes::Host => "a host name",
             Takes::Path => "a path",
             Takes::Upstream => "the name of an upstream",
@@ -186,6 +189,10 @@ impl Takes {
             Takes::Servers => "a list such as [\"127.0.0.1:9000\", { address = \
                                \"127.0.0.1:9001\", weight = 2 }]"
                 .to_owned(),
+            Takes::Addresses => {
+                "a list of this machine's addresses, such as [\"10.0.0.5\", \"10.0.0.6\"]"
+                    .to_owned()
+            }
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
             Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
@@ -201,7 +208,7 @@ impl Takes {
             Takes::Time { .. } => "time",
             Takes::Word(_) => "word",
             Takes::Listen | Takes::Server => "address",
-            Takes::Servers => "list",
+            Takes::Servers | Takes::Addresses => "list",
             Takes::Host => "host",
             Takes::Path => "path",
             Takes::Upstream => "name",
@@ -218,6 +225,7 @@ impl Takes {
             | Takes::Listen
             | Takes::Server
             | Takes::Servers
+            | Takes::Addresses
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => (0, u64::MAX),
@@ -233,6 +241,7 @@ impl Takes {
             | Takes::Listen
             | Takes::Server
             | Takes::Servers
+            | Takes::Addresses
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => None,

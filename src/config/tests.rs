@@ -218,6 +218,7 @@ fn every_setting_arrives() {
         timeout: Duration::from_mins(2),
         preserve_host: false,
         forwarded: Forwarded::Rfc7239,
+        source_addresses: Vec::new(),
         closing: backend::Closing::default(),
     };
     let a = backend::Settings::new("a.1", vec![ServerSettings::new("10.0.0.1:9090")]);

@@ -62,7 +62,7 @@ impl Takes {
     /// sake.
     pub(super) fn accepts(self, written: Written) -> bool {
         match written {
-            Written::Text => !matches!(self, Takes::Servers),
+            Written::Text => !matches!(self, Takes::Servers | Takes::Addresses),
             Written::Switch => matches!(self, Takes::Switch),
             Written::Fraction => matches!(self, Takes::Time { .. }),
             Written::Whole => matches!(

@@ -1,10 +1,12 @@
 //! Opening a connection to a backend: a [`tower::Service`], so that what later surrounds it
 //! (timeouts, limits, TLS) can be put around it as layers.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,8 +17,22 @@ use tower::timeout::error::Elapsed;
 use super::{BackendAddr, sockopt};
 
 /// Opens TCP connections.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TcpConnect;
+#[derive(Clone, Debug, Default)]
+pub struct TcpConnect {
+    /// Whence, in turn; empty: the kernel chooses.
+    sources: Rc<[IpAddr]>,
+    turn: Rc<Cell<usize>>,
+}
+
+impl TcpConnect {
+    /// Connects from these addresses in turn, as far as they are of the backend's family.
+    pub fn from_sources(sources: &[IpAddr]) -> TcpConnect {
+        TcpConnect {
+            sources: sources.into(),
+            turn: Rc::default(),
+        }
+    }
+}
 
 impl tower::Service<BackendAddr> for TcpConnect {
     type Response = TcpStream;
@@ -28,17 +44,47 @@ impl tower::Service<BackendAddr> for TcpConnect {
     }
 
     fn call(&mut self, backend: BackendAddr) -> Self::Future {
+        let sources = Rc::clone(&self.sources);
+        let first = self.turn.get();
+        self.turn.set(first.wrapping_add(1));
         Box::pin(async move {
-            let socket = match backend.0 {
-                SocketAddr::V4(_) => TcpSocket::new_v4()?,
-                SocketAddr::V6(_) => TcpSocket::new_v6()?,
-            };
-            sockopt::any_local_port(&socket)?;
-            let stream = socket.connect(backend.0).await?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
+            let fits = |source: &&IpAddr| source.is_ipv4() == backend.0.is_ipv4();
+            let count = sources.iter().filter(fits).count();
+            let mut result = None;
+            for turn in 0..count {
+                let source = sources.iter().filter(fits).nth((first + turn) % count);
+                let opened = open(backend.0, source.copied()).await;
+                match &opened {
+                    // No port is left at this address: the next one has its own.
+                    Err(error) if is_out_of_ports(error) => result = Some(opened),
+                    _ => return opened,
+                }
+            }
+            match result {
+                Some(result) => result,
+                None => open(backend.0, None).await,
+            }
         })
     }
+}
+
+async fn open(backend: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = match backend {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    sockopt::any_local_port(&socket)?;
+    if let Some(source) = source {
+        sockopt::bind_address_no_port(&socket)?;
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    let stream = socket.connect(backend).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn is_out_of_ports(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::ADDRNOTAVAIL.raw_os_error())
 }
 
 /// Why a connection to a backend could not be opened.

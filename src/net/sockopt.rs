@@ -33,6 +33,16 @@ pub(super) fn any_local_port(socket: &impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Lets a socket be bound to an address without taking a port for it: `connect` takes one then, and
+/// may take one that is in use towards another destination. Without this, bound sockets exhaust one
+/// range for all destinations, and for every other program of the host.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
 /// Makes the close of a socket a FIN, and a reset as soon as that is acknowledged: nothing is left
 /// in `FIN_WAIT2` or `TIME_WAIT`, on either side, and all that was sent still arrives.
 ///

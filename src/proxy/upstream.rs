@@ -55,7 +55,12 @@ impl Upstream {
     ) -> Upstream {
         let backends = targets.iter().map(|(target, common)| Backend {
             pool: Pool::new(
-                Connector::new(target.backend, settings.connect_timeout, settings.closing),
+                Connector::new(
+                    target.backend,
+                    settings.connect_timeout,
+                    settings.closing,
+                    &settings.source_addresses,
+                ),
                 Arc::clone(common),
                 worker,
             ),
