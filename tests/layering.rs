@@ -97,7 +97,7 @@ const HAS_SOCKETS: &[&str] = &[
 const IMPORTS: &[(&str, &[&str])] = &[
     ("account", &["keepalive"]),
     ("alarm", &[]),
-    ("backend", &["keepalive", "net", "pool"]),
+    ("backend", &["account", "keepalive", "net", "pool"]),
     ("balance", &[]),
     ("census", &[]),
     (

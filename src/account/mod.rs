@@ -5,6 +5,44 @@ use std::time::Duration;
 
 use crate::keepalive::CloseReason;
 
+/// Who ended a connection, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Close {
+    /// The backend's FIN was first.
+    BackendFin,
+    /// The backend reset it.
+    BackendRst,
+    /// Our FIN was first.
+    ProxyFin,
+    /// We reset it.
+    ProxyRst,
+    /// Our FIN was first, and a reset followed once it was acknowledged.
+    ProxyFinRst,
+}
+
+impl Close {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Close; 5] = [
+        Close::BackendFin,
+        Close::BackendRst,
+        Close::ProxyFin,
+        Close::ProxyRst,
+        Close::ProxyFinRst,
+    ];
+
+    /// As it stands in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Close::BackendFin => "backend_fin",
+            Close::BackendRst => "backend_rst",
+            Close::ProxyFin => "proxy_fin",
+            Close::ProxyRst => "proxy_rst",
+            Close::ProxyFinRst => "proxy_fin_rst",
+        }
+    }
+}
+
 /// How many connections there were, and what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -48,6 +86,7 @@ pub struct PoolTally {
     opened: AtomicU64,
     open_failed: AtomicU64,
     reused: AtomicU64,
+    ends: [[AtomicU64; Close::ALL.len()]; CloseReason::ALL.len()],
     sent_again: [AtomicU64; 2],
     races_lost: AtomicU64,
     lent: AtomicU64,
@@ -88,6 +127,12 @@ impl PoolTally {
         set(&self.requests, self.requests.load(Ordering::Relaxed) + 1);
     }
 
+    /// Enters the end of a connection.
+    pub(crate) fn ended(&self, reason: CloseReason, close: Close) {
+        let cell = &self.ends[reason as usize][close as usize];
+        set(cell, cell.load(Ordering::Relaxed) + 1);
+    }
+
     /// Counts a request that was sent again, by its proof.
     pub(crate) fn sent_again(&self, proof: usize) {
         let cell = &self.sent_again[proof];
@@ -106,6 +151,14 @@ impl PoolTally {
     pub fn add_to(&self, sum: &mut PoolFigures) {
         sum.requests += self.requests.load(Ordering::Relaxed);
         sum.races_lost += self.races_lost.load(Ordering::Relaxed);
+        for (sum, cell) in sum
+            .ends
+            .iter_mut()
+            .flatten()
+            .zip(self.ends.iter().flatten())
+        {
+            *sum += cell.load(Ordering::Relaxed);
+        }
         for (sum, cell) in sum.sent_again.iter_mut().zip(&self.sent_again) {
             *sum += cell.load(Ordering::Relaxed);
         }
@@ -142,11 +195,22 @@ pub struct PoolFigures {
     pub sent_again: [u64; 2],
     /// Requests that met a connection its backend was closing, and could not be sent again.
     pub races_lost: u64,
+    /// The ends of connections, by [`CloseReason`] and [`Close`]: each comes here once, as soon as
+    /// it is known who closed.
+    pub ends: [[u64; Close::ALL.len()]; CloseReason::ALL.len()],
     /// What became of the connections.
     pub counts: Counts,
 }
 
 impl PoolFigures {
+    /// Connections that ended in this way, whatever the reason.
+    pub fn ended_by(&self, close: Close) -> u64 {
+        self.ends
+            .iter()
+            .map(|by_close| by_close[close as usize])
+            .sum()
+    }
+
     /// Connections that ended for `reason`.
     pub fn closed_for(&self, reason: CloseReason) -> u64 {
         self.counts.closed[reason as usize]

@@ -23,6 +23,8 @@ use tower::{BoxError, ServiceExt};
 use tracing::debug;
 
 use super::Closing;
+use crate::account::{Close, PoolTally};
+use crate::keepalive::CloseReason;
 use crate::net::{self, BackendAddr, CloseMode, ConnectError, Peer, Socket, Stream, TcpConnect};
 use crate::pool::{Connect, Farewell, Identity, Watch};
 
@@ -41,6 +43,7 @@ pub struct Connector<B> {
     backend: BackendAddr,
     limit: Duration,
     closing: Closing,
+    tally: Arc<PoolTally>,
     open: Timeout<TcpConnect>,
     http: http1::Builder,
     body: std::marker::PhantomData<fn() -> B>,
@@ -48,18 +51,20 @@ pub struct Connector<B> {
 
 impl<B> Connector<B> {
     /// A connector to `backend` that gives up after `limit`, closes as `closing` says, and connects
-    /// from `sources` in turn.
+    /// from `sources` in turn; ends are entered into `tally`.
     pub fn new(
         backend: BackendAddr,
         limit: Duration,
         closing: Closing,
         sources: &[IpAddr],
+        tally: Arc<PoolTally>,
     ) -> Connector<B> {
         let http = http1::Builder::new();
         Connector {
             backend,
             limit,
             closing,
+            tally,
             open: tower::ServiceBuilder::new()
                 .timeout(limit)
                 .service(TcpConnect::from_sources(sources)),
@@ -99,6 +104,11 @@ where
     }
 
     fn close(&self, conn: Option<Conn<B>>, farewell: Farewell) {
+        let mut entry = Entry {
+            tally: Arc::clone(&self.tally),
+            reason: farewell.reason,
+            close: Close::BackendFin,
+        };
         if let Some(conn) = conn {
             let aborts = conn.in_exchange.get();
             let announced = !aborts && !conn.sender.is_ready();
@@ -112,7 +122,17 @@ where
                 }
                 CloseMode::Fin | CloseMode::Rst | CloseMode::Peer | CloseMode::PeerRst => {}
             }
-            conn.carrier.ends(mode);
+            entry.close = match mode {
+                // If its FIN does not come, the carrying task knows better.
+                CloseMode::Peer | CloseMode::PeerRst => Close::BackendFin,
+                CloseMode::Fin => Close::ProxyFin,
+                CloseMode::Rst => Close::ProxyRst,
+                CloseMode::FinRst => Close::ProxyFinRst,
+            };
+            conn.carrier.ends(Ending {
+                mode,
+                entry: Some(entry),
+            });
         }
     }
 
@@ -156,7 +176,7 @@ where
             ended: Cell::new(None),
             waker: Waker::from(Arc::clone(&gate)),
             gate,
-            ending: Cell::new(None),
+            ending: RefCell::new(None),
             decided: Notify::new(),
         });
         // Only now does hyper say that it is ready: it may be parked before its task runs.
@@ -178,6 +198,26 @@ pub struct Conn<B: Body + 'static> {
     carrier: Rc<Carrier<B>>,
     /// A request was sent whose response has not been read to its end.
     in_exchange: Cell<bool>,
+}
+
+/// How a connection is to be closed, and its entry in the ledger.
+struct Ending {
+    mode: CloseMode,
+    entry: Option<Entry>,
+}
+
+/// The end of one connection, entered when this is dropped: exactly once, whatever happens to the
+/// task that closes it.
+struct Entry {
+    tally: Arc<PoolTally>,
+    reason: CloseReason,
+    close: Close,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.tally.ended(self.reason, self.close);
+    }
 }
 
 /// How the response stands to its connection once it has been read to its end.
@@ -277,8 +317,11 @@ where
 impl<B: Body + 'static> Drop for Conn<B> {
     fn drop(&mut self) {
         // Nobody said how: the pool is gone, or it went to another worker.
-        if self.carrier.ending.get().is_none() {
-            self.carrier.ends(CloseMode::Fin);
+        if self.carrier.ending.borrow().is_none() {
+            self.carrier.ends(Ending {
+                mode: CloseMode::Fin,
+                entry: None,
+            });
         }
     }
 }
@@ -293,14 +336,14 @@ struct Carrier<B: Body + 'static> {
     /// The gate, as all events of the connection have it.
     waker: Waker,
     /// How it is to be closed, once that is decided.
-    ending: Cell<Option<CloseMode>>,
+    ending: RefCell<Option<Ending>>,
     /// Told when it is.
     decided: Notify,
 }
 
 impl<B: Body + 'static> Carrier<B> {
-    fn ends(&self, mode: CloseMode) {
-        self.ending.set(Some(mode));
+    fn ends(&self, ending: Ending) {
+        *self.ending.borrow_mut() = Some(ending);
         self.decided.notify_one();
     }
 }
@@ -351,20 +394,37 @@ where
     };
     let mut stream = connection.into_parts().io.into_inner();
     watch.ended();
-    if let Err(error) = result {
+    if let Err(error) = &result {
         debug!(%backend, %error, "backend connection ended");
     }
-    let mode = loop {
-        match carrier.ending.get() {
-            Some(mode) => break mode,
+    let Ending { mode, mut entry } = loop {
+        let ending = carrier.ending.take();
+        match ending {
+            Some(ending) => break ending,
             None => carrier.decided.notified().await,
         }
     };
+    let reason = entry.as_ref().map(|entry| entry.reason);
+    let mut known = |close| {
+        if let Some(entry) = &mut entry {
+            entry.close = close;
+        }
+    };
+    if stream.has_peer_closed() {
+        known(Close::BackendFin);
+    } else if result.is_err()
+        && let Some(CloseReason::PeerClosedIdle | CloseReason::PeerClosedBusy) = reason
+    {
+        known(Close::BackendRst);
+    }
     if let CloseMode::Peer | CloseMode::PeerRst = mode {
         let has_closed =
             stream.has_peer_closed() || net::wait_for_peer(&mut stream, PEER_CLOSE).await;
         match mode {
-            _ if !has_closed => stream.socket().reset_after_fin(),
+            _ if !has_closed => {
+                stream.socket().reset_after_fin();
+                known(Close::ProxyFinRst);
+            }
             CloseMode::PeerRst => stream.socket().reset_on_close(),
             CloseMode::Peer | CloseMode::Fin | CloseMode::Rst | CloseMode::FinRst => {}
         }

@@ -60,6 +60,7 @@ impl Upstream {
                     settings.connect_timeout,
                     settings.closing,
                     &settings.source_addresses,
+                    Arc::clone(&common.tallies()[worker]),
                 ),
                 Arc::clone(common),
                 worker,

@@ -6,13 +6,15 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use warmline::account::Close;
+use warmline::backend::{self, ShortMode};
 use warmline::keepalive::CloseReason;
 
 use crate::support::client::Client;
 use crate::support::httpd::{self, Httpd};
 use crate::support::nginx::Nginx;
 use crate::support::proxy::TestProxy;
-use crate::support::scripted::{Backend, PeerEnd};
+use crate::support::scripted::{Backend, Conn, PeerEnd};
 use crate::support::{PATIENCE, wait_until};
 use crate::{OK, answer};
 
@@ -245,4 +247,75 @@ fn connections_are_shared_by_clients_that_come_one_after_another() {
         proxy.figures().counts.idle == 1
     });
     assert_eq!(backend.connections(), 1);
+}
+
+/// Sends 30 requests to a backend that does `script` with each connection; every connection that
+/// ends is in the ledger once, and `count` of them under `close`.
+#[track_caller]
+fn ledger(
+    script: impl Fn(Conn) + Send + Sync + 'static,
+    change: impl FnOnce(&mut backend::Settings),
+    close: Close,
+    count: u64,
+) {
+    let backend = Backend::start(script);
+    let proxy = TestProxy::to(backend.addr).upstream(change).start();
+    let mut client = Client::connect(proxy.addr());
+    for _ in 0..30 {
+        client.get("/");
+    }
+    wait_until(PATIENCE, "the entries", || {
+        proxy.figures().ended_by(close) == count
+    });
+    let figures = proxy.figures();
+    let entries: u64 = figures.ends.iter().flatten().sum();
+    assert_eq!(entries, figures.counts.closed_total(), "{:?}", figures.ends);
+    assert_eq!(entries, count, "{:?}", figures.ends);
+}
+
+#[test]
+fn the_end_of_every_connection_is_in_the_ledger_once_with_who_closed_and_how() {
+    let kind = |mut conn: Conn| conn.serve(|_| OK.into());
+    let polite = |mut conn: Conn| {
+        while let Some(request) = conn.request() {
+            conn.send(OK);
+            if request.header("connection") == Some("close") {
+                return conn.fin();
+            }
+        }
+    };
+    let short = |mode| {
+        move |upstream: &mut backend::Settings| {
+            upstream.pool.keep_alive.enabled = false;
+            upstream.closing.short = mode;
+        }
+    };
+    ledger(
+        polite,
+        short(ShortMode::CloseByHeader),
+        Close::BackendFin,
+        30,
+    );
+    ledger(kind, short(ShortMode::ProxyCloses), Close::ProxyFin, 30);
+    ledger(kind, short(ShortMode::Rst), Close::ProxyRst, 30);
+    let last = |upstream: &mut backend::Settings| {
+        upstream.pool.keep_alive.max_requests = NonZeroU32::new(2);
+    };
+    ledger(polite, last, Close::BackendFin, 10);
+    let close = |mut conn: Conn| {
+        conn.request();
+        conn.send_and_fin(OK);
+    };
+    ledger(close, |_| (), Close::BackendFin, 30);
+    let idle = |upstream: &mut backend::Settings| {
+        upstream.pool.keep_alive.timeout = Duration::from_millis(200);
+    };
+    ledger(kind, idle, Close::ProxyFinRst, 1);
+}
+
+#[test]
+fn a_backend_that_was_told_and_does_not_close_is_closed_after_a_second() {
+    let deaf = |mut conn: Conn| conn.serve(|_| OK.into());
+    let short = |upstream: &mut backend::Settings| upstream.pool.keep_alive.enabled = false;
+    ledger(deaf, short, Close::ProxyFinRst, 30);
 }
