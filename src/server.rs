@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::account::{LineFigures, PoolFigures, PoolTally};
-use crate::net::{self, BackendAddr, ListenError};
+use crate::net::{self, BackendAddr, ListenError, Tls, TlsError};
 use crate::pool::Common;
 use crate::proxy::{ServerCommon, Target};
 use crate::route::{RouteSettings, Router};
@@ -58,6 +59,14 @@ pub enum StartError {
         /// What the resolver said.
         source: io::Error,
     },
+    /// TLS cannot be spoken as asked for.
+    #[error("upstream {upstream}: {source}")]
+    Tls {
+        /// The upstream.
+        upstream: String,
+        /// Which file, and what is wrong with it.
+        source: TlsError,
+    },
     /// A route names an upstream that is not there.
     #[error("a route names upstream {0}, which is not defined")]
     NoUpstream(String),
@@ -99,7 +108,7 @@ impl UpstreamFigures {
     pub fn lines(&self) -> impl Iterator<Item = (BackendAddr, LineFigures)> {
         self.backends
             .iter()
-            .map(|(target, common)| (target.backend, common.figures()))
+            .map(|(target, common)| (target.backend.clone(), common.figures()))
     }
 }
 
@@ -220,8 +229,29 @@ fn router(settings: &Settings) -> Result<Router<usize>, StartError> {
 
 /// The addresses of an upstream's servers, and what the workers have in common of each.
 fn look_up(upstream: &backend::Settings, workers: usize) -> Result<UpstreamFigures, StartError> {
+    let tls_error = |source| StartError::Tls {
+        upstream: upstream.name.clone(),
+        source,
+    };
+    let tls = match &upstream.tls {
+        Some(tls) => Some(Tls::load(tls, upstream.protocol.offer()).map_err(tls_error)?),
+        None => None,
+    };
     let mut targets = Vec::new();
     for server in &upstream.servers {
+        if let Some(tls) = &tls {
+            tls.check_host(server.host()).map_err(tls_error)?;
+        }
+        let target = |backend| Target {
+            backend,
+            weight: server.weight,
+            host: server.host().into(),
+            tls: tls.clone(),
+        };
+        if let Some(path) = server.unix() {
+            targets.push(target(BackendAddr::Unix(Path::new(path).into())));
+            continue;
+        }
         let fail = |source| StartError::LookUp {
             upstream: upstream.name.clone(),
             server: server.address.clone(),
@@ -232,10 +262,7 @@ fn look_up(upstream: &backend::Settings, workers: usize) -> Result<UpstreamFigur
         if found.is_empty() {
             return Err(fail(io::Error::other("the name has no address")));
         }
-        targets.extend(found.into_iter().map(|address| Target {
-            backend: BackendAddr(address),
-            weight: server.weight,
-        }));
+        targets.extend(found.into_iter().map(BackendAddr::Ip).map(target));
     }
     let common = |target| {
         let tallies = (0..workers).map(|_| Arc::new(PoolTally::default()));

@@ -7,6 +7,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The port of a backend that names none: HTTP's own.
 const HTTP_PORT: u16 = 80;
 
+/// The same with TLS.
+const HTTPS_PORT: u16 = 443;
+
 /// The longest name DNS can carry: RFC 1035 §2.3.4, less its length bytes.
 const LONGEST_NAME: usize = 253;
 
@@ -47,10 +50,13 @@ pub enum Wrong {
     #[error("`{0}` is not a host name")]
     HostName(String),
     /// TLS was asked for.
-    #[error("TLS to backends is not supported yet")]
+    #[error("`https://` needs `tls = true` in its upstream")]
     Https,
+    /// A Unix socket without a path that is absolute.
+    #[error("a Unix socket is written with its whole path, such as `unix:/run/app.sock`")]
+    UnixPath,
     /// A scheme other than `http`.
-    #[error("`{0}://` is not spoken; only `http://` is")]
+    #[error("`{0}://` is not spoken; only `http://` and, with `tls = true`, `https://` are")]
     Scheme(String),
     /// Something after the port.
     #[error("a backend is an address without a path")]
@@ -110,10 +116,17 @@ pub fn listen(text: &str) -> Result<SocketAddr, Wrong> {
 ///
 /// # Errors
 /// When it has a path, a scheme that is not spoken, or a host or port that cannot be.
-pub fn server(text: &str) -> Result<String, Wrong> {
+pub fn server(text: &str, tls: bool) -> Result<String, Wrong> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        if !path.starts_with('/') || path.ends_with('/') {
+            return Err(Wrong::UnixPath);
+        }
+        return Ok(text.to_owned());
+    }
     let address = match text.split_once("://") {
         None => text,
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") && !tls => rest,
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") && tls => rest,
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(Wrong::Https),
         Some((scheme, _)) => return Err(Wrong::Scheme(scheme.to_owned())),
     };
@@ -137,6 +150,7 @@ pub fn server(text: &str) -> Result<String, Wrong> {
     match after.map(port).transpose()? {
         Some(0) => Err(Wrong::PortZero),
         Some(port) => Ok(format!("{host}:{port}")),
+        None if tls => Ok(format!("{host}:{HTTPS_PORT}")),
         None => Ok(format!("{host}:{HTTP_PORT}")),
     }
 }
@@ -311,7 +325,7 @@ mod tests {
             ("http://app:9000", "app:9000"),
             ("HTTP://app", "app:80"),
         ] {
-            assert_eq!(server(text), Ok(address.into()), "{text}");
+            assert_eq!(server(text, false), Ok(address.into()), "{text}");
         }
     }
 
@@ -327,7 +341,7 @@ mod tests {
             ("app:99999", Wrong::Port("99999".into())),
             ("::1:9000", Wrong::Unbracketed),
             ("https://app", Wrong::Https),
-            ("unix:///run/app.sock", Wrong::Scheme("unix".into())),
+            ("unix:run/app.sock", Wrong::UnixPath),
             ("http://app:9000/", Wrong::Path),
             ("app/path", Wrong::Path),
             ("me:secret@app", Wrong::User),
@@ -336,7 +350,7 @@ mod tests {
             ("a..b", Wrong::HostName("a..b".into())),
             ("[x]:80", Wrong::Ipv6("[x]".into())),
         ] {
-            assert_eq!(server(text), Err(wrong), "{text}");
+            assert_eq!(server(text, false), Err(wrong), "{text}");
         }
     }
 
@@ -384,7 +398,7 @@ mod tests {
         fn any_text_has_an_answer(text in ".{0,40}", near in "[0-9a-z.:/\\[\\]*@]{0,12}") {
             for text in [text, near] {
                 let _ = listen(&text);
-                let _ = server(&text);
+                let _ = server(&text, false);
                 let _ = route_host(&text);
                 let _ = route_path(&text);
             }
@@ -393,8 +407,8 @@ mod tests {
         /// What was read as a backend is read the same again.
         #[test]
         fn a_read_backend_is_a_backend(text in "(http://)?[a-z0-9.]{1,9}(:[0-9]{1,5})?") {
-            if let Ok(address) = server(&text) {
-                prop_assert_eq!(server(&address), Ok(address.clone()));
+            if let Ok(address) = server(&text, false) {
+                prop_assert_eq!(server(&address, false), Ok(address.clone()));
             }
         }
     }

@@ -86,6 +86,10 @@ pub enum Takes {
     Servers,
     /// A list of IP addresses.
     Addresses,
+    /// The path of a file.
+    File,
+    /// The name of a host.
+    Name,
     /// A host name of a route.
     Host,
     /// A path prefix of a route.
@@ -141,6 +145,8 @@ impl Takes {
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
+            Takes::File => "the path of a file",
+            Takes::Name => "the name of a host",
             Takes::Host => "a host name",
             Takes::Path => "a path",
             Takes::Upstream => "the name of an upstream",
@@ -183,9 +189,9 @@ impl Takes {
             Takes::Listen => {
                 "\"address:port\", such as \"0.0.0.0:8080\", \"[::]:8080\" or \":8080\"".to_owned()
             }
-            Takes::Server => {
-                "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\"".to_owned()
-            }
+            Takes::Server => "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\", or \
+                 \"unix:/path\""
+                .to_owned(),
             Takes::Servers => "a list such as [\"127.0.0.1:9000\", { address = \
                                \"127.0.0.1:9001\", weight = 2 }]"
                 .to_owned(),
@@ -193,6 +199,8 @@ impl Takes {
                 "a list of this machine's addresses, such as [\"10.0.0.5\", \"10.0.0.6\"]"
                     .to_owned()
             }
+            Takes::File => "a path, from the working directory or absolute".to_owned(),
+            Takes::Name => "a name such as \"app.example\"".to_owned(),
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
             Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
@@ -209,8 +217,8 @@ impl Takes {
             Takes::Word(_) => "word",
             Takes::Listen | Takes::Server => "address",
             Takes::Servers | Takes::Addresses => "list",
-            Takes::Host => "host",
-            Takes::Path => "path",
+            Takes::Host | Takes::Name => "host",
+            Takes::Path | Takes::File => "path",
             Takes::Upstream => "name",
         }
     }
@@ -226,6 +234,8 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::File
+            | Takes::Name
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => (0, u64::MAX),
@@ -242,6 +252,8 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::File
+            | Takes::Name
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => None,

@@ -11,8 +11,9 @@ use tracing::info;
 use crate::account::PoolTally;
 use crate::backend::{self, Connector};
 use crate::balance::Balance;
-use crate::net::{BackendAddr, ConnectError};
-use crate::pool::{AcquireError, Common, Connect, Need, Pool, Wants};
+use crate::client::Conn;
+use crate::net::{BackendAddr, ConnectError, Dial, TcpConnect, Tls};
+use crate::pool::{AcquireError, Common, Connect, Identity, Need, Pool, Wants};
 
 use super::Chain;
 use super::body::{BackendLease, RequestBody};
@@ -37,12 +38,39 @@ pub(super) struct Backend {
 pub type ServerCommon = Common<<Connector<RequestBody> as Connect>::Lent>;
 
 /// One address of an upstream, looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The backend's address.
     pub backend: BackendAddr,
     /// Its weight.
     pub weight: u32,
+    /// Its host as written.
+    pub host: Arc<str>,
+    /// How TLS is spoken to it, if it is.
+    pub tls: Option<Tls>,
+}
+
+impl Target {
+    /// What is dialled for a connection to it.
+    fn dial(&self, settings: &backend::Settings) -> Dial {
+        Dial {
+            tcp: TcpConnect::from_sources(&settings.source_addresses),
+            proxy_protocol: settings.proxy_protocol,
+            tls: self.tls.clone().map(|tls| (tls, Arc::clone(&self.host))),
+        }
+    }
+
+    /// Its address as a `Host` header.
+    fn host_header(&self) -> HeaderValue {
+        match &self.backend {
+            BackendAddr::Ip(address) => {
+                HeaderValue::from_maybe_shared(Bytes::from(address.to_string()))
+                    .expect("a socket address is visible ASCII")
+            }
+            // As nginx has it.
+            BackendAddr::Unix(_) => HeaderValue::from_static("localhost"),
+        }
+    }
 }
 
 impl Upstream {
@@ -56,17 +84,15 @@ impl Upstream {
         let backends = targets.iter().map(|(target, common)| Backend {
             pool: Pool::new(
                 Connector::new(
-                    target.backend,
-                    settings.connect_timeout,
-                    settings.closing,
-                    &settings.source_addresses,
+                    target.backend.clone(),
+                    target.dial(&settings),
+                    &settings,
                     Arc::clone(&common.tallies()[worker]),
                 ),
                 Arc::clone(common),
                 worker,
             ),
-            host: HeaderValue::from_maybe_shared(Bytes::from(target.backend.to_string()))
-                .expect("a socket address is visible ASCII"),
+            host: target.host_header(),
             tally: Arc::clone(&common.tallies()[worker]),
         });
         Upstream {
@@ -90,18 +116,23 @@ impl Upstream {
         &self.settings
     }
 
+    /// What a request of this client asks of a connection.
+    pub(super) fn wants(&self, need: Need, client: &Conn) -> Wants {
+        let identity = match self.settings.proxy_protocol {
+            None => Identity::default(),
+            Some(_) => Identity(client.ends()),
+        };
+        Wants { need, identity }
+    }
+
     /// A connection to the backend whose turn it is: one that waits, or else one that is waited
     /// for.
     pub(super) async fn lease(
         &self,
         now: Instant,
-        need: Need,
+        wants: Wants,
     ) -> Result<(&Backend, BackendLease), Failure> {
         let index = self.pick(now, &[]).ok_or_else(|| self.no_server())?;
-        let wants = Wants {
-            need,
-            ..Wants::default()
-        };
         match self.backends[index].pool.acquire(now, wants) {
             Some(lease) => Ok((&self.backends[index], lease)),
             // Boxed: rare, and large beside the rest of an exchange.
@@ -156,10 +187,10 @@ impl Upstream {
 
 impl Backend {
     /// A connection that cannot have been closed for its age: a new one, or one that comes free.
-    pub(super) async fn lease_fresh(&self) -> Result<BackendLease, Failure> {
+    pub(super) async fn lease_fresh(&self, identity: Identity) -> Result<BackendLease, Failure> {
         let wants = Wants {
             need: Need::Fresh,
-            ..Wants::default()
+            identity,
         };
         Box::pin(self.pool.wait(Instant::now(), wants))
             .await
@@ -170,14 +201,14 @@ impl Backend {
         match error {
             AcquireError::Connect(error) => Failure::Connect(error),
             AcquireError::Refused(why) => Failure::NoConnection {
-                backend: self.address(),
+                backend: self.address().clone(),
                 why,
             },
         }
     }
 
     /// Its address.
-    pub(super) fn address(&self) -> BackendAddr {
+    pub(super) fn address(&self) -> &BackendAddr {
         self.pool.connector().backend()
     }
 }
