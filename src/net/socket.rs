@@ -192,7 +192,7 @@ impl Socket {
         }
         let wire = self.wire.borrow();
         let ready = wire.raw().poll_read_ready(cx).map(|_| ());
-        self.awaits_event.set(ready.is_pending());
+        self.awaits_event.set(ready.is_pending() && is_registered());
         ready
     }
 
@@ -254,6 +254,12 @@ impl Socket {
     }
 }
 
+/// Whether a read that found nothing has left its task registered with the runtime. Not so if the
+/// task has only used up its time: then it is polled again at once, and has to ask again.
+fn is_registered() -> bool {
+    tokio::task::coop::has_budget_remaining()
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -266,7 +272,9 @@ impl AsyncRead for Stream {
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut *socket.wire.borrow_mut()).poll_read(cx, buf);
-        socket.awaits_event.set(result.is_pending());
+        socket
+            .awaits_event
+            .set(result.is_pending() && is_registered());
         if matches!(result, Poll::Ready(Ok(()))) {
             let bytes = &buf.filled()[before..];
             if bytes.is_empty() {
@@ -396,5 +404,61 @@ impl AsyncWrite for Stream {
         }
         ready!(self.poll_left(cx))?;
         Pin::new(&mut *self.socket.wire.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, poll_fn};
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::{coop, spawn_local};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A read that is refused because the task has had its time leaves nobody registered: taken
+    /// for silence, it made large bodies stand still.
+    #[test]
+    fn a_task_that_has_used_up_its_time_still_hears_what_comes_later() {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut peer = TcpStream::connect(address).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let (mut stream, _socket) = Stream::new(accepted);
+            let mut read = move |cx: &mut Context<'_>| {
+                let mut bytes = [0; 8];
+                Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut bytes))
+            };
+            peer.write_all(b"soon").await.unwrap();
+            let reading = spawn_local(async move {
+                poll_fn(&mut read).await.unwrap();
+                let mut is_late = false;
+                poll_fn(|cx| {
+                    if !std::mem::replace(&mut is_late, true) {
+                        while pin!(coop::consume_budget()).poll(cx).is_ready() {}
+                        assert!(!coop::has_budget_remaining());
+                    }
+                    read(cx)
+                })
+                .await
+            });
+            // Polled again by now, for having been without its time.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            peer.write_all(b"late").await.unwrap();
+            let read = timeout(Duration::from_secs(5), reading).await;
+            read.expect("it is woken").unwrap().unwrap();
+        });
     }
 }
