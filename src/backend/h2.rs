@@ -262,7 +262,7 @@ async fn carry<B>(
         debug!(backend = %shared.backend, %error, "backend connection ended");
     }
     // A GOAWAY lets the streams under way end well.
-    if result.is_ok() && !shared.is_over.get() {
+    if result.is_ok() {
         watch.retires();
     } else {
         watch.ended();
