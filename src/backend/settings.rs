@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Closing;
 use crate::keepalive::KeepAlive;
+use crate::lookup;
 use crate::pool;
 
 /// An upstream: a named set of backends, and how they are spoken to.
@@ -49,6 +50,9 @@ pub struct Settings {
 
     /// How their connections are closed, hence who holds the `TIME_WAIT`.
     pub closing: Closing,
+
+    /// Whether and how often the names among the servers are looked up again.
+    pub resolve: lookup::Settings,
 }
 
 impl Settings {
@@ -64,15 +68,31 @@ impl Settings {
             forwarded: Forwarded::default(),
             source_addresses: Vec::new(),
             closing: Closing::default(),
+            resolve: lookup::Settings::default(),
         }
+    }
+
+    /// Whether connections that were made under `other` can be used under these settings: what
+    /// differs, if anything, is asked of requests or of the set of servers alone.
+    pub fn can_use_connections_of(&self, other: &Settings) -> bool {
+        let alike = Settings {
+            servers: self.servers.clone(),
+            timeout: self.timeout,
+            preserve_host: self.preserve_host,
+            forwarded: self.forwarded,
+            resolve: self.resolve.clone(),
+            ..other.clone()
+        };
+        *self == alike
     }
 }
 
 /// One backend of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
-    /// `host:port`, as written: an IPv4 address, an IPv6 address in brackets, or a name. A name is
-    /// looked up once, at the start, and stands for all addresses it has then.
+    /// `host:port`, as written: an IPv4 address, an IPv6 address in brackets, or a name, which stands
+    /// for all addresses it has at the time. Or `srv+` and the name of a service, whose SRV records
+    /// have the names, the ports and the weights.
     pub address: String,
 
     /// Its share of the requests, beside the others' weights. 0 takes it out of the rotation.
@@ -103,4 +123,36 @@ pub enum Forwarded {
     Both,
     /// None; what the client sent of them is passed on as it is.
     Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_asked_of_requests_leaves_the_connections_as_they_are() {
+        let old = Settings::new("app", vec![ServerSettings::new("a:80")]);
+        let keeps = |change: fn(&mut Settings)| {
+            let mut new = old.clone();
+            change(&mut new);
+            assert_ne!(new, old);
+            new.can_use_connections_of(&old)
+        };
+        assert!(old.can_use_connections_of(&old));
+        assert!(keeps(|new| new.timeout *= 2));
+        assert!(keeps(|new| new.preserve_host = false));
+        assert!(keeps(|new| new.forwarded = Forwarded::Off));
+        assert!(keeps(|new| new.resolve.again = false));
+        assert!(keeps(|new| new.servers[0].weight = 7));
+        assert!(keeps(|new| new.servers.push(ServerSettings::new("b:80"))));
+        assert!(!keeps(|new| new.connect_timeout *= 2));
+        assert!(!keeps(|new| new.pool.min_idle = 1));
+        assert!(!keeps(|new| new.pool.keep_alive.enabled = false));
+        assert!(!keeps(|new| new
+            .source_addresses
+            .push([127, 0, 0, 2].into())));
+        assert!(!keeps(
+            |new| new.closing.short = super::super::ShortMode::Rst
+        ));
+    }
 }

@@ -86,6 +86,8 @@ pub enum Takes {
     Servers,
     /// A list of IP addresses.
     Addresses,
+    /// A list of name servers.
+    NameServers,
     /// A host name of a route.
     Host,
     /// A path prefix of a route.
@@ -141,6 +143,7 @@ impl Takes {
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
+            Takes::NameServers => "a list of name servers",
             Takes::Host => "a host name",
             Takes::Path => "a path",
             Takes::Upstream => "the name of an upstream",
@@ -184,13 +187,17 @@ impl Takes {
                 "\"address:port\", such as \"0.0.0.0:8080\", \"[::]:8080\" or \":8080\"".to_owned()
             }
             Takes::Server => {
-                "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\"".to_owned()
+                "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\", or \"srv+_http._tcp.NAME\"".to_owned()
             }
             Takes::Servers => "a list such as [\"127.0.0.1:9000\", { address = \
                                \"127.0.0.1:9001\", weight = 2 }]"
                 .to_owned(),
             Takes::Addresses => {
                 "a list of this machine's addresses, such as [\"10.0.0.5\", \"10.0.0.6\"]"
+                    .to_owned()
+            }
+            Takes::NameServers => {
+                "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
                     .to_owned()
             }
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
@@ -208,7 +215,7 @@ impl Takes {
             Takes::Time { .. } => "time",
             Takes::Word(_) => "word",
             Takes::Listen | Takes::Server => "address",
-            Takes::Servers | Takes::Addresses => "list",
+            Takes::Servers | Takes::Addresses | Takes::NameServers => "list",
             Takes::Host => "host",
             Takes::Path => "path",
             Takes::Upstream => "name",
@@ -226,6 +233,7 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::NameServers
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => (0, u64::MAX),
@@ -242,6 +250,7 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::NameServers
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => None,
