@@ -14,6 +14,7 @@ mod errors;
 mod forwarding;
 mod headers;
 mod memory;
+mod names;
 mod race;
 mod random;
 mod stale;

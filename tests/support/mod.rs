@@ -22,6 +22,7 @@
 )]
 
 pub mod client;
+pub mod dns;
 pub mod httpd;
 pub mod nginx;
 pub mod node;
