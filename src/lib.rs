@@ -62,6 +62,7 @@ pub mod client;
 pub mod compare;
 pub mod config;
 pub mod keepalive;
+pub mod lookup;
 pub mod net;
 pub mod pool;
 pub mod proxy;

@@ -15,14 +15,20 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use crate::alarm::Alarms;
-use crate::backend;
 use crate::client::{self, Conn};
 use crate::net::{ClientAddr, Stream};
-use crate::proxy::{Proxy, ServerCommon, Target, Upstream};
-use crate::route::Router;
+use crate::proxy::{Layout, Proxy};
 
-/// The backends of an upstream, and what all workers have in common of each.
-pub type Share = Vec<(Target, Arc<ServerCommon>)>;
+/// What a worker is to do now; another takes its place when that changes.
+#[derive(Debug)]
+pub struct Orders {
+    /// How new clients are served.
+    pub client: client::Settings,
+    /// How long requests in flight may take after the stop.
+    pub shutdown_timeout: Duration,
+    /// The routes, and where they lead.
+    pub layout: Layout,
+}
 
 /// What a worker is made of; it crosses to the worker's thread.
 pub struct Plan {
@@ -30,14 +36,8 @@ pub struct Plan {
     pub number: usize,
     /// Its listening sockets, non-blocking.
     pub listeners: Vec<StdListener>,
-    /// How clients are served.
-    pub client: client::Settings,
-    /// The routes, to upstreams by index.
-    pub router: Arc<Router<usize>>,
-    /// The upstreams, each with its backends.
-    pub upstreams: Vec<(backend::Settings, Share)>,
-    /// How long requests in flight may take after the stop.
-    pub shutdown_timeout: Duration,
+    /// What to do.
+    pub orders: watch::Receiver<Arc<Orders>>,
     /// Turns to true when the worker is to stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -72,17 +72,15 @@ struct Clients {
 async fn work(mut plan: Plan) -> io::Result<()> {
     let alarms = Alarms::default();
     let ringing = tokio::task::spawn_local(alarms.clone().run());
-    let upstreams = plan
-        .upstreams
-        .iter()
-        .map(|(settings, targets)| Upstream::new(settings.clone(), targets, plan.number))
-        .collect();
+    let orders = Arc::clone(&plan.orders.borrow_and_update());
     let door = Rc::new(Door {
-        proxy: Rc::new(Proxy::new(plan.router, upstreams)),
-        settings: Rc::new(plan.client),
+        proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number))),
+        settings: RefCell::new(Rc::new(orders.client.clone())),
         clients: Clients::default(),
         alarms,
     });
+    drop(orders);
+    let following = tokio::task::spawn_local(follow(plan.orders.clone(), Rc::clone(&door)));
     let mut accepting = Vec::new();
     for listener in plan.listeners {
         let listener = TcpListener::from_std(listener)?;
@@ -97,17 +95,32 @@ async fn work(mut plan: Plan) -> io::Result<()> {
     for task in accepting {
         let _ = task.await;
     }
-    door.drain(plan.shutdown_timeout).await;
+    following.abort();
+    let bound = plan.orders.borrow().shutdown_timeout;
+    door.drain(bound).await;
     ringing.abort();
     Ok(())
 }
 
 /// What a new client needs.
 struct Door {
-    proxy: Rc<Proxy>,
-    settings: Rc<client::Settings>,
+    proxy: RefCell<Rc<Proxy>>,
+    settings: RefCell<Rc<client::Settings>>,
     clients: Clients,
     alarms: Alarms,
+}
+
+/// Puts new orders into effect, for as long as there may be any: for a client from its next request
+/// on.
+async fn follow(mut orders: watch::Receiver<Arc<Orders>>, door: Rc<Door>) {
+    while orders.changed().await.is_ok() {
+        let orders = Arc::clone(&orders.borrow_and_update());
+        let next = door.proxy.borrow().succeeded_by(&orders.layout);
+        door.proxy.replace(Rc::new(next));
+        if **door.settings.borrow() != orders.client {
+            door.settings.replace(Rc::new(orders.client.clone()));
+        }
+    }
 }
 
 /// Accepts clients until told to stop; those the kernel has already accepted by then are served.
@@ -163,16 +176,16 @@ impl Door {
         let conn = Rc::new(Conn::new(
             address,
             socket,
-            Rc::clone(&self.settings),
+            Rc::clone(&self.settings.borrow()),
             &self.alarms,
         ));
         let key = self.clients.conns.borrow_mut().insert(Rc::clone(&conn));
         let door = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let proxy = Rc::clone(&door.proxy);
             let exchanged = Rc::clone(&conn);
-            client::serve(stream, conn, move |request| {
-                Rc::clone(&proxy).exchange(Rc::clone(&exchanged), request)
+            client::serve(stream, conn, |request| {
+                let proxy = Rc::clone(&door.proxy.borrow());
+                proxy.exchange(Rc::clone(&exchanged), request)
             })
             .await;
             door.left(key);
@@ -190,7 +203,7 @@ impl Door {
     /// Lets requests in flight finish, for at most `bound`; what is idle is closed.
     async fn drain(&self, bound: Duration) {
         self.clients.draining.set(true);
-        self.proxy.drain();
+        self.proxy.borrow().drain();
         let end = Instant::now() + bound;
         let clients: Vec<_> = self
             .clients

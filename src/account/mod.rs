@@ -67,6 +67,35 @@ pub struct Counts {
 }
 
 impl Counts {
+    fn add(&mut self, others: &Counts) {
+        let Counts {
+            opening,
+            leased,
+            idle,
+            opened,
+            open_failed,
+            reused,
+            lent,
+            borrowed,
+            closed,
+        } = others;
+        for (sum, other) in [
+            (&mut self.opening, opening),
+            (&mut self.leased, leased),
+            (&mut self.idle, idle),
+            (&mut self.opened, opened),
+            (&mut self.open_failed, open_failed),
+            (&mut self.reused, reused),
+            (&mut self.lent, lent),
+            (&mut self.borrowed, borrowed),
+        ] {
+            *sum += other;
+        }
+        for (sum, other) in self.closed.iter_mut().zip(closed) {
+            *sum += other;
+        }
+    }
+
     /// Connections that ended, whatever the reason.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()
@@ -270,6 +299,30 @@ pub struct PoolFigures {
 }
 
 impl PoolFigures {
+    /// Adds others to these.
+    pub fn add(&mut self, others: &PoolFigures) {
+        let PoolFigures {
+            requests,
+            sent_again,
+            races_lost,
+            ends,
+            handshakes,
+            counts,
+        } = others;
+        self.requests += requests;
+        self.races_lost += races_lost;
+        for (sum, other) in self.sent_again.iter_mut().zip(sent_again) {
+            *sum += other;
+        }
+        for (sum, other) in self.ends.iter_mut().flatten().zip(ends.iter().flatten()) {
+            sum.add(other);
+        }
+        for (sum, other) in self.handshakes.iter_mut().zip(handshakes) {
+            *sum += other;
+        }
+        self.counts.add(counts);
+    }
+
     /// Connections that ended in this way, whatever the reason.
     pub fn ended_by(&self, close: Close) -> u64 {
         self.ends

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Closing;
 use crate::keepalive::KeepAlive;
+use crate::lookup;
 use crate::net::{Offer, ProxyProtocol, TlsSettings};
 use crate::pool;
 
@@ -76,6 +77,9 @@ pub struct Settings {
 
     /// How their connections are closed, hence who holds the `TIME_WAIT`.
     pub closing: Closing,
+
+    /// Whether and how often the names among the servers are looked up again.
+    pub resolve: lookup::Settings,
 }
 
 impl Settings {
@@ -95,7 +99,22 @@ impl Settings {
             forwarded: Forwarded::default(),
             source_addresses: Vec::new(),
             closing: Closing::default(),
+            resolve: lookup::Settings::default(),
         }
+    }
+
+    /// Whether connections that were made under `other` can be used under these settings: what
+    /// differs, if anything, is asked of requests or of the set of servers alone.
+    pub fn can_use_connections_of(&self, other: &Settings) -> bool {
+        let alike = Settings {
+            servers: self.servers.clone(),
+            timeout: self.timeout,
+            preserve_host: self.preserve_host,
+            forwarded: self.forwarded,
+            resolve: self.resolve.clone(),
+            ..other.clone()
+        };
+        *self == alike
     }
 }
 
@@ -125,9 +144,9 @@ impl Protocol {
 /// One backend of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
-    /// `host:port`, as written: an IPv4 address, an IPv6 address in brackets, or a name. A name is
-    /// looked up once, at the start, and stands for all addresses it has then. Or `unix:` and the
-    /// path of a Unix socket.
+    /// `host:port`, as written: an IPv4 address, an IPv6 address in brackets, or a name, which stands
+    /// for all addresses it has at the time. Or `srv+` and the name of a service, whose SRV records
+    /// have the names, the ports and the weights. Or `unix:` and the path of a Unix socket.
     pub address: String,
 
     /// Its share of the requests, beside the others' weights. 0 takes it out of the rotation.
@@ -150,10 +169,19 @@ impl ServerSettings {
         self.address.strip_prefix("unix:")
     }
 
-    /// Its host as written, without port and brackets.
+    /// Its host as written, without port and brackets: of a service, the name without what says
+    /// which service.
     pub fn host(&self) -> &str {
         if self.unix().is_some() {
             return "localhost";
+        }
+        if let Some(mut name) = self.address.strip_prefix(lookup::SERVICE) {
+            while name.starts_with('_')
+                && let Some((_, rest)) = name.split_once('.')
+            {
+                name = rest;
+            }
+            return name;
         }
         let host = self
             .address
@@ -175,4 +203,36 @@ pub enum Forwarded {
     Both,
     /// None; what the client sent of them is passed on as it is.
     Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_asked_of_requests_leaves_the_connections_as_they_are() {
+        let old = Settings::new("app", vec![ServerSettings::new("a:80")]);
+        let keeps = |change: fn(&mut Settings)| {
+            let mut new = old.clone();
+            change(&mut new);
+            assert_ne!(new, old);
+            new.can_use_connections_of(&old)
+        };
+        assert!(old.can_use_connections_of(&old));
+        assert!(keeps(|new| new.timeout *= 2));
+        assert!(keeps(|new| new.preserve_host = false));
+        assert!(keeps(|new| new.forwarded = Forwarded::Off));
+        assert!(keeps(|new| new.resolve.again = false));
+        assert!(keeps(|new| new.servers[0].weight = 7));
+        assert!(keeps(|new| new.servers.push(ServerSettings::new("b:80"))));
+        assert!(!keeps(|new| new.connect_timeout *= 2));
+        assert!(!keeps(|new| new.pool.min_idle = 1));
+        assert!(!keeps(|new| new.pool.keep_alive.enabled = false));
+        assert!(!keeps(|new| new
+            .source_addresses
+            .push([127, 0, 0, 2].into())));
+        assert!(!keeps(
+            |new| new.closing.short = super::super::ShortMode::Rst
+        ));
+    }
 }

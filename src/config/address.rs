@@ -2,13 +2,17 @@
 //!
 //! Nothing is looked up here: a name is checked for its spelling only.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::lookup::SERVICE;
 
 /// The port of a backend that names none: HTTP's own.
 const HTTP_PORT: u16 = 80;
 
 /// The same with TLS.
 const HTTPS_PORT: u16 = 443;
+/// The port of a name server that names none.
+const DNS_PORT: u16 = 53;
 
 /// The longest name DNS can carry: RFC 1035 §2.3.4, less its length bytes.
 const LONGEST_NAME: usize = 253;
@@ -73,6 +77,12 @@ pub enum Wrong {
     /// A port behind a route's host.
     #[error("a host without a port; routes do not look at it")]
     HostPort,
+    /// A port behind the name of a service.
+    #[error("a service without a port; its records have the ports")]
+    ServicePort,
+    /// An address where the name of a service is needed.
+    #[error("`{0}` is an address; a service has a name")]
+    ServiceAddress(String),
     /// A path that does not start at the root.
     #[error("a path starts with `/`")]
     Relative,
@@ -111,8 +121,36 @@ pub fn listen(text: &str) -> Result<SocketAddr, Wrong> {
     }
 }
 
+/// Reads the address of a name server: `10.0.0.2`, `10.0.0.2:5353`, `[::1]:5353`. Without a port it
+/// is port 53.
+///
+/// # Errors
+/// When it is a name, or no address.
+pub fn name_server(text: &str) -> Result<SocketAddr, Wrong> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok((address, DNS_PORT).into());
+    }
+    if text.is_empty() {
+        return Err(Wrong::Empty);
+    }
+    let (host, after) = split_port(text)?;
+    if host.is_empty() {
+        return Err(Wrong::NoHost);
+    }
+    named_host(host)?;
+    let port = after.map_or(Ok(DNS_PORT), port)?;
+    if port == 0 {
+        return Err(Wrong::PortZero);
+    }
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => Ok((address, port).into()),
+        Err(_) => Err(Wrong::Name(host.to_owned())),
+    }
+}
+
 /// Reads a backend's address and gives it as `host:port`: `127.0.0.1:9000`, `[::1]:9000`,
-/// `app.internal:9000`. Without a port it is port 80; `http://` in front is dropped.
+/// `app.internal:9000`. Without a port it is port 80; `http://` in front is dropped. A service,
+/// `srv+_http._tcp.app.internal`, has its ports with its records.
 ///
 /// # Errors
 /// When it has a path, a scheme that is not spoken, or a host or port that cannot be.
@@ -122,6 +160,9 @@ pub fn server(text: &str, tls: bool) -> Result<String, Wrong> {
             return Err(Wrong::UnixPath);
         }
         return Ok(text.to_owned());
+    }
+    if let Some(name) = text.strip_prefix(SERVICE) {
+        return service(name).map(|()| text.to_owned());
     }
     let address = match text.split_once("://") {
         None => text,
@@ -153,6 +194,23 @@ pub fn server(text: &str, tls: bool) -> Result<String, Wrong> {
         None if tls => Ok(format!("{host}:{HTTPS_PORT}")),
         None => Ok(format!("{host}:{HTTP_PORT}")),
     }
+}
+
+/// The name of a service; it has its records' ports.
+fn service(name: &str) -> Result<(), Wrong> {
+    if name.is_empty() {
+        return Err(Wrong::Empty);
+    }
+    if name.contains('/') {
+        return Err(Wrong::Path);
+    }
+    if split_port(name)?.1.is_some() {
+        return Err(Wrong::ServicePort);
+    }
+    if name.parse::<IpAddr>().is_ok() {
+        return Err(Wrong::ServiceAddress(name.to_owned()));
+    }
+    host_name(name)
 }
 
 /// Reads the host of a route, in lower case: `shop.example`, or `*.example` for the names below.
@@ -324,6 +382,7 @@ mod tests {
             ("[::1]", "[::1]:80"),
             ("http://app:9000", "app:9000"),
             ("HTTP://app", "app:80"),
+            ("srv+_http._tcp.app", "srv+_http._tcp.app"),
         ] {
             assert_eq!(server(text, false), Ok(address.into()), "{text}");
         }
@@ -349,8 +408,33 @@ mod tests {
             ("büro:80", Wrong::HostName("büro".into())),
             ("a..b", Wrong::HostName("a..b".into())),
             ("[x]:80", Wrong::Ipv6("[x]".into())),
+            ("srv+", Wrong::Empty),
+            ("srv+app:80", Wrong::ServicePort),
+            ("srv+10.0.0.1", Wrong::ServiceAddress("10.0.0.1".into())),
+            ("srv+[::1]", Wrong::HostName("[::1]".into())),
+            ("srv+app/x", Wrong::Path),
         ] {
             assert_eq!(server(text, false), Err(wrong), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_is_an_address_and_its_port_is_53() {
+        for (text, address) in [
+            ("10.0.0.2", Ok("10.0.0.2:53")),
+            ("10.0.0.2:5353", Ok("10.0.0.2:5353")),
+            ("::1", Ok("[::1]:53")),
+            ("[::1]", Ok("[::1]:53")),
+            ("[::1]:5353", Ok("[::1]:5353")),
+            ("", Err(Wrong::Empty)),
+            (":53", Err(Wrong::NoHost)),
+            ("10.0.0.2:0", Err(Wrong::PortZero)),
+            ("10.0.0.2:x", Err(Wrong::Port("x".into()))),
+            ("dns.example", Err(Wrong::Name("dns.example".into()))),
+            ("dns:53", Err(Wrong::Name("dns".into()))),
+        ] {
+            let address = address.map(|address| address.parse().unwrap());
+            assert_eq!(name_server(text), address, "{text}");
         }
     }
 

@@ -40,6 +40,16 @@ pub const SERVER: Table = Table {
             apache: "`GracefulShutdownTimeout` (0, unlimited)",
             nginx: "`worker_shutdown_timeout` (unlimited)",
         },
+        Setting {
+            name: "resolver",
+            alias: None,
+            takes: Takes::NameServers,
+            default: Default::None("those of `/etc/resolv.conf`"),
+            meaning: "The name servers to ask for the addresses of backends. `/etc/hosts` comes first \
+                      in any case.",
+            apache: "none",
+            nginx: "`resolver` (none: the system's, once)",
+        },
     ],
 };
 
@@ -565,6 +575,34 @@ pub const UPSTREAMS: Table = Table {
         },
         // Looking names up.
         Setting {
+            name: "resolve",
+            alias: None,
+            takes: Takes::Word(&["ttl", "off"]),
+            default: Default::Is("\"ttl\""),
+            meaning: "When the names among its servers are looked up again: once the answer's TTL is \
+                      over, or not before a reload.",
+            apache: "`disablereuse=On` (each time; kept connections: never)",
+            nginx: "`server … resolve` (off)",
+        },
+        Setting {
+            name: "resolve_min",
+            alias: None,
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"1s\""),
+            meaning: "The shortest time between two look-ups of a name, whatever the TTL.",
+            apache: "none",
+            nginx: "`resolver … valid=` (both bounds at once)",
+        },
+        Setting {
+            name: "resolve_max",
+            alias: None,
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"5m\""),
+            meaning: "The longest, whatever the TTL; also the longest pause after look-ups that failed.",
+            apache: "none",
+            nginx: "`resolver … valid=` (both bounds at once)",
+        },
+        Setting {
             name: "preserve_host",
             alias: Some("ProxyPreserveHost"),
             takes: Takes::Switch,
@@ -599,7 +637,8 @@ pub const SERVERS: Table = Table {
             takes: Takes::Server,
             default: Default::Required,
             meaning: "`host:port`, an IPv6 address in brackets; or `unix:/path`. Port 80, with TLS \
-                      443, unless given; `http://` in front is dropped.",
+                      443, unless given; `http://` in front is dropped. `srv+NAME` is a service: \
+                      its SRV records have hosts, ports and weights.",
             apache: "`BalancerMember`, first argument",
             nginx: "`server`, first argument",
         },

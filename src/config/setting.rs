@@ -90,6 +90,8 @@ pub enum Takes {
     File,
     /// The name of a host.
     Name,
+    /// A list of name servers.
+    NameServers,
     /// A host name of a route.
     Host,
     /// A path prefix of a route.
@@ -147,6 +149,7 @@ impl Takes {
             Takes::Addresses => "a list of IP addresses",
             Takes::File => "the path of a file",
             Takes::Name => "the name of a host",
+            Takes::NameServers => "a list of name servers",
             Takes::Host => "a host name",
             Takes::Path => "a path",
             Takes::Upstream => "the name of an upstream",
@@ -189,8 +192,8 @@ impl Takes {
             Takes::Listen => {
                 "\"address:port\", such as \"0.0.0.0:8080\", \"[::]:8080\" or \":8080\"".to_owned()
             }
-            Takes::Server => "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\", or \
-                 \"unix:/path\""
+            Takes::Server => "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\", \
+                              \"unix:/path\", or \"srv+_http._tcp.NAME\""
                 .to_owned(),
             Takes::Servers => "a list such as [\"127.0.0.1:9000\", { address = \
                                \"127.0.0.1:9001\", weight = 2 }]"
@@ -201,6 +204,10 @@ impl Takes {
             }
             Takes::File => "a path, from the working directory or absolute".to_owned(),
             Takes::Name => "a name such as \"app.example\"".to_owned(),
+            Takes::NameServers => {
+                "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
+                    .to_owned()
+            }
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
             Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
@@ -216,7 +223,7 @@ impl Takes {
             Takes::Time { .. } => "time",
             Takes::Word(_) => "word",
             Takes::Listen | Takes::Server => "address",
-            Takes::Servers | Takes::Addresses => "list",
+            Takes::Servers | Takes::Addresses | Takes::NameServers => "list",
             Takes::Host | Takes::Name => "host",
             Takes::Path | Takes::File => "path",
             Takes::Upstream => "name",
@@ -236,6 +243,7 @@ impl Takes {
             | Takes::Addresses
             | Takes::File
             | Takes::Name
+            | Takes::NameServers
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => (0, u64::MAX),
@@ -254,6 +262,7 @@ impl Takes {
             | Takes::Addresses
             | Takes::File
             | Takes::Name
+            | Takes::NameServers
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => None,

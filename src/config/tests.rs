@@ -9,6 +9,7 @@ use super::*;
 use crate::backend::{self, Forwarded, ServerSettings};
 use crate::client;
 use crate::keepalive::KeepAlive;
+use crate::lookup;
 use crate::pool;
 use crate::route::RouteSettings;
 use crate::server::ListenerSettings;
@@ -79,6 +80,7 @@ fn the_least_file_is_all_defaults() {
     let expected = server::Settings {
         workers: 0,
         shutdown_timeout: Duration::from_secs(30),
+        resolver: Vec::new(),
         client: client::Settings::default(),
         listeners: vec![ListenerSettings { address }],
         routes: vec![RouteSettings {
@@ -613,4 +615,111 @@ fn line() -> impl Strategy<Value = String> {
         (words(keys), words(values)).prop_map(|(key, value)| format!("{key} = {value}")),
         words(values).prop_map(str::to_owned),
     ]
+}
+
+#[test]
+fn names_are_looked_up_as_asked_for() {
+    let resolve = |lines: &str| {
+        let settings = sound(&with("[upstreams.app]", lines));
+        settings.upstreams[0].resolve.clone()
+    };
+    let default = lookup::Settings::default();
+    assert_eq!(resolve("resolve = \"ttl\""), default);
+    assert_eq!(
+        resolve("resolve = \"off\""),
+        lookup::Settings {
+            again: false,
+            ..default.clone()
+        }
+    );
+    assert_eq!(
+        resolve("resolve_min = \"10s\"\nresolve_max = \"1h\""),
+        lookup::Settings {
+            least: Duration::from_secs(10),
+            most: Duration::from_hours(1),
+            ..default
+        }
+    );
+    let contradiction = "`resolve_min` of [upstreams.app] is more than its `resolve_max`";
+    for line in ["resolve_min = \"6m\"", "resolve_max = 0.5"] {
+        assert_found(&with("[upstreams.app]", line), &[(3, contradiction)]);
+    }
+    assert_found(
+        &with("[upstreams.app]", "resolve_min = 0"),
+        &[(3, "`resolve_min` takes a duration, not `0`")],
+    );
+    assert_found(
+        &with("[upstreams.app]", "resolve = true"),
+        &[(3, "`resolve` takes one of its words, not a boolean")],
+    );
+}
+
+#[test]
+fn source_addresses_are_a_list() {
+    let line = "source_addresses = [\"10.0.0.5\", \"fd00::5\"]";
+    let settings = sound(&with("[upstreams.app]", line));
+    let addresses = settings.upstreams[0].source_addresses.iter();
+    let addresses: Vec<_> = addresses.map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.0.0.5", "fd00::5"]);
+    for (line, title) in [
+        (
+            "source_addresses = [\"app\"]",
+            "`source_addresses` takes a list of IP addresses, not `app`",
+        ),
+        (
+            "source_addresses = \"10.0.0.5\"",
+            "`source_addresses` takes a list of IP addresses, not a string",
+        ),
+    ] {
+        assert_found(&with("[upstreams.app]", line), &[(3, title)]);
+    }
+}
+
+#[test]
+fn name_servers_are_addresses() {
+    let settings = sound(&with(
+        "[server]",
+        "resolver = [\"10.0.0.2\", \"[::1]:5353\", \"127.0.0.1:${PORT}\"]",
+    ));
+    let servers = settings.resolver.iter().map(SocketAddr::to_string);
+    assert_eq!(
+        servers.collect::<Vec<_>>(),
+        ["10.0.0.2:53", "[::1]:5353", "127.0.0.1:9090"]
+    );
+    for (line, title) in [
+        (
+            "resolver = [\"dns.example\"]",
+            "`resolver` takes a list of name servers, not `dns.example`",
+        ),
+        (
+            "resolver = \"10.0.0.2\"",
+            "`resolver` takes a list of name servers, not a string",
+        ),
+        (
+            "resolver = [53]",
+            "`resolver` takes a list of name servers, not a whole number",
+        ),
+    ] {
+        assert_found(&with("[server]", line), &[(2, title)]);
+    }
+}
+
+#[test]
+fn a_server_may_be_a_service() {
+    let upstream = |server: &str| format!("{LISTENER}[upstreams.app]\nservers = [\"{server}\"]\n");
+    let settings = sound(&upstream("srv+_http._tcp.app.example"));
+    assert_eq!(
+        settings.upstreams[0].servers,
+        [ServerSettings::new("srv+_http._tcp.app.example")]
+    );
+    for server in [
+        "srv+",
+        "srv+_http._tcp.app.example:80",
+        "srv+10.0.0.1",
+        "srv+a..b",
+        "srv+app/x",
+    ] {
+        let title = format!("`address` takes a backend's address, not `{server}`");
+        assert_found(&upstream(server), &[(4, &title)]);
+    }
 }

@@ -11,10 +11,11 @@ use super::file::Placed;
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
 use super::transport::transport;
-use super::values::{Scalar, keep_alive, number, set, switch, time};
+use super::values::{Scalar, keep_alive, list, number, set, switch, time};
 use super::{address, keys};
 use crate::backend::{self, Closing, Forwarded, ServerSettings, ShortMode};
 use crate::keepalive::KeepAlive;
+use crate::lookup;
 use crate::net::CloseMode;
 use crate::pool;
 
@@ -97,6 +98,7 @@ fn upstream(
     settings.closing = closing(section, reader);
     settings.source_addresses = addresses(section, reader);
     transport(&mut settings, section, reader);
+    settings.resolve = resolve(section, reader);
     set(
         &mut settings.connect_timeout,
         time(reader, section, "connect_timeout"),
@@ -119,26 +121,40 @@ fn upstream(
 }
 
 fn addresses(section: &Section<'_>, reader: &mut Reader<'_>) -> Vec<IpAddr> {
-    let Some((setting, value)) = section.get("source_addresses") else {
-        return Vec::new();
-    };
-    let Some(list) = value.get_ref().as_array() else {
-        reader.wrong_type(setting, value);
-        return Vec::new();
-    };
-    let parse = |scalar: &Scalar| {
-        let address = scalar.text.parse::<IpAddr>();
+    list(reader, section, "source_addresses", |text| {
+        let address = text.parse::<IpAddr>();
         address.map_err(|_| "not an IP address")
-    };
-    list.iter()
-        .filter_map(|value| {
-            if value.get_ref().is_str() {
-                return reader.value(setting, value, parse);
-            }
-            reader.wrong_type(setting, value);
-            None
-        })
-        .collect()
+    })
+}
+
+/// When names are looked up again.
+fn resolve(section: &Section<'_>, reader: &mut Reader<'_>) -> lookup::Settings {
+    let mut resolve = lookup::Settings::default();
+    let again = reader.read(section, "resolve", |scalar| match scalar.text.as_str() {
+        "ttl" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("unknown word"),
+    });
+    set(&mut resolve.again, again);
+    set(&mut resolve.least, time(reader, section, "resolve_min"));
+    set(&mut resolve.most, time(reader, section, "resolve_max"));
+    if resolve.least > resolve.most {
+        let span = section
+            .value_span("resolve_min")
+            .or_else(|| section.value_span("resolve_max"));
+        reader.note(
+            Finding::fault(format!(
+                "`resolve_min` of {} is more than its `resolve_max`",
+                section.header
+            ))
+            .at(
+                span.unwrap_or_else(|| section.span.clone()),
+                format!("{:?} and {:?}", resolve.least, resolve.most),
+            )
+            .help("raise `resolve_max`, or lower `resolve_min`"),
+        );
+    }
+    resolve
 }
 
 fn closing(section: &Section<'_>, reader: &mut Reader<'_>) -> Closing {

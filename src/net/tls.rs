@@ -115,12 +115,22 @@ pub enum TlsError {
 pub struct Tls {
     config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
+    made_from: Arc<MadeFrom>,
 }
 
-/// The same if they resume each other's sessions.
+/// What it was made from: with the same of all, it is the same.
+#[derive(Debug, PartialEq, Eq)]
+struct MadeFrom {
+    settings: TlsSettings,
+    offer: Offer,
+    /// What was in the files.
+    files: Vec<Vec<u8>>,
+}
+
+/// The same if they were made from the same.
 impl PartialEq for Tls {
     fn eq(&self, other: &Tls) -> bool {
-        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
+        self.made_from == other.made_from
     }
 }
 
@@ -174,6 +184,11 @@ impl Tls {
         Ok(Tls {
             config: Arc::new(config),
             name,
+            made_from: Arc::new(MadeFrom {
+                settings: settings.clone(),
+                offer,
+                files: contents(settings)?,
+            }),
         })
     }
 
@@ -213,6 +228,21 @@ impl Tls {
         };
         Ok((Box::new(stream), shaken))
     }
+}
+
+/// What is in the files that `settings` name.
+fn contents(settings: &TlsSettings) -> Result<Vec<Vec<u8>>, TlsError> {
+    let pair = settings
+        .certificate
+        .iter()
+        .flat_map(|(one, other)| [one, other]);
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| TlsError::Read {
+            path: path.clone(),
+            source,
+        })
+    };
+    settings.ca.iter().chain(pair).map(read).collect()
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {

@@ -6,9 +6,11 @@
 mod body;
 mod failure;
 pub mod headers;
+mod layout;
 pub mod retry;
 mod upstream;
 
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -33,22 +35,60 @@ use crate::route::Router;
 use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts};
 use retry::Attempt;
-use upstream::Backend;
+use upstream::{Backend, Upstream};
 
 pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
-pub use upstream::{ServerCommon, Target, Upstream};
+pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
 
 /// One worker's half of the proxy: the routes, and its own connections to every backend.
 pub struct Proxy {
     router: Arc<Router<usize>>,
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<Rc<Upstream>>,
+    worker: usize,
 }
 
 impl Proxy {
-    /// A proxy whose routes name upstreams by their index.
-    pub fn new(router: Arc<Router<usize>>, upstreams: Vec<Upstream>) -> Proxy {
-        Proxy { router, upstreams }
+    /// The proxy of the `worker`-th worker. Runs on the current thread's runtime.
+    pub fn new(layout: &Layout, worker: usize) -> Proxy {
+        Proxy::made(layout, None, worker)
+    }
+
+    /// The proxy to take this one's place. What is in both layouts is taken over with its
+    /// connections; what has gone is drained. Exchanges of this one go on to their end.
+    #[must_use]
+    pub fn succeeded_by(&self, layout: &Layout) -> Proxy {
+        let next = Proxy::made(layout, Some(self), self.worker);
+        let kept: HashSet<_> = next.backends().map(Rc::as_ptr).collect();
+        for backend in self.backends() {
+            if !kept.contains(&Rc::as_ptr(backend)) {
+                backend.drain();
+            }
+        }
+        next
+    }
+
+    fn made(layout: &Layout, old: Option<&Proxy>, worker: usize) -> Proxy {
+        let old: HashMap<_, _> = old
+            .iter()
+            .flat_map(|old| &old.upstreams)
+            .map(|upstream| (upstream.settings().name.as_str(), upstream))
+            .collect();
+        let upstream = |plan: &Arc<UpstreamPlan>| match old.get(plan.settings.name.as_str()) {
+            Some(old) if Arc::ptr_eq(old.plan(), plan) => Rc::clone(old),
+            old => Rc::new(Upstream::new(plan, old.map(AsRef::as_ref), worker)),
+        };
+        Proxy {
+            router: Arc::clone(&layout.router),
+            upstreams: layout.upstreams.iter().map(upstream).collect(),
+            worker,
+        }
+    }
+
+    fn backends(&self) -> impl Iterator<Item = &Rc<Backend>> {
+        self.upstreams
+            .iter()
+            .flat_map(|upstream| upstream.backends())
     }
 
     /// Closes idle backend connections now, the others after their exchange.

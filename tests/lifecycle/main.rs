@@ -14,6 +14,7 @@ mod keep_alive;
 mod kernel;
 mod program;
 mod proxy;
+mod reload;
 mod shutdown;
 mod start;
 #[path = "../support/mod.rs"]

@@ -40,6 +40,7 @@ impl Proxy {
         let mut settings = Settings {
             workers: 1,
             shutdown_timeout: Duration::from_secs(1),
+            resolver: Vec::new(),
             client: client::Settings::default(),
             listeners: vec![ListenerSettings { address: local(0) }],
             routes: vec![RouteSettings {

@@ -15,6 +15,7 @@ mod forwarding;
 mod headers;
 mod http2;
 mod memory;
+mod names;
 mod race;
 mod random;
 mod sockets;

@@ -25,6 +25,7 @@
 
 pub mod certs;
 pub mod client;
+pub mod dns;
 pub mod http2;
 pub mod httpd;
 pub mod nginx;
