@@ -148,6 +148,12 @@ where
     fn is_out_of_ports(error: &ConnectError) -> bool {
         matches!(error, ConnectError::NoLocalPort { .. })
     }
+
+    fn out_of_ports(&self) -> ConnectError {
+        ConnectError::NoLocalPort {
+            backend: self.backend,
+        }
+    }
 }
 
 /// An idle connection on its way from one worker's runtime to another's.
