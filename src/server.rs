@@ -58,6 +58,14 @@ pub enum StartError {
         /// What the resolver said.
         source: io::Error,
     },
+    /// Sockets to a backend cannot be as they are asked for.
+    #[error("upstream {upstream}: {source}")]
+    Socket {
+        /// The upstream.
+        upstream: String,
+        /// What cannot be.
+        source: net::OptionError,
+    },
     /// A route names an upstream that is not there.
     #[error("a route names upstream {0}, which is not defined")]
     NoUpstream(String),
@@ -236,6 +244,15 @@ fn look_up(upstream: &backend::Settings, workers: usize) -> Result<UpstreamFigur
             backend: BackendAddr(address),
             weight: server.weight,
         }));
+    }
+    for target in &targets {
+        upstream
+            .sockets
+            .check(target.backend, &upstream.source_addresses)
+            .map_err(|source| StartError::Socket {
+                upstream: upstream.name.clone(),
+                source,
+            })?;
     }
     let common = |target| {
         let tallies = (0..workers).map(|_| Arc::new(PoolTally::default()));

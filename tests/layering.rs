@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "config/",
     "keepalive.rs",
     "net/names.rs",
+    "net/sources.rs",
     "pool/ghost.rs",
     "pool/learn.rs",
     "pool/line.rs",

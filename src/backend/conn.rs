@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +24,9 @@ use tracing::debug;
 use super::Closing;
 use crate::account::{Close, PoolTally};
 use crate::keepalive::CloseReason;
-use crate::net::{self, BackendAddr, CloseMode, ConnectError, Peer, Socket, Stream, TcpConnect};
+use crate::net::{
+    self, BackendAddr, CloseMode, ConnectError, Opened, Peer, PortUse, Socket, Stream, TcpConnect,
+};
 use crate::pool::{Connect, Farewell, Identity, Watch};
 
 /// How long the backend may take to close after both sides agreed on the end, before we do.
@@ -50,13 +51,13 @@ pub struct Connector<B> {
 }
 
 impl<B> Connector<B> {
-    /// A connector to `backend` that gives up after `limit`, closes as `closing` says, and connects
-    /// from `sources` in turn; ends are entered into `tally`.
+    /// A connector to `backend` that opens as `connect` does, gives up after `limit`, and closes as
+    /// `closing` says; ends are entered into `tally`.
     pub fn new(
         backend: BackendAddr,
+        connect: TcpConnect,
         limit: Duration,
         closing: Closing,
-        sources: &[IpAddr],
         tally: Arc<PoolTally>,
     ) -> Connector<B> {
         let http = http1::Builder::new();
@@ -65,9 +66,7 @@ impl<B> Connector<B> {
             limit,
             closing,
             tally,
-            open: tower::ServiceBuilder::new()
-                .timeout(limit)
-                .service(TcpConnect::from_sources(sources)),
+            open: tower::ServiceBuilder::new().timeout(limit).service(connect),
             http,
             body: std::marker::PhantomData,
         }
@@ -90,13 +89,13 @@ where
     type Lent = Lent;
 
     async fn connect(&self, _: Identity, watch: Watch) -> Result<Conn<B>, ConnectError> {
-        let stream = self
+        let Opened { stream, port } = self
             .open
             .clone()
             .oneshot(self.backend)
             .await
             .map_err(|error| ConnectError::sort(error, self.backend, self.limit))?;
-        Ok(self.begin(stream, watch))
+        Ok(self.begin(stream, port, watch))
     }
 
     fn is_usable(&self, conn: &Conn<B>, idle: Duration) -> bool {
@@ -108,8 +107,10 @@ where
             tally: Arc::clone(&self.tally),
             reason: farewell.reason,
             close: Close::BackendFin,
+            port: None,
         };
         if let Some(conn) = conn {
+            entry.port = conn.carrier.port.take();
             let aborts = conn.in_exchange.get();
             let announced = !aborts && !conn.sender.is_ready();
             let mode = self.closing.mode(farewell.reason, announced);
@@ -141,8 +142,8 @@ where
     }
 
     fn adopt(&self, lent: Lent, watch: Watch) -> Option<Conn<B>> {
-        let stream = TcpStream::from_std(lent.0).ok()?;
-        Some(self.begin(stream, watch))
+        let stream = TcpStream::from_std(lent.stream).ok()?;
+        Some(self.begin(stream, lent.port, watch))
     }
 
     fn is_out_of_ports(error: &ConnectError) -> bool {
@@ -158,7 +159,10 @@ where
 
 /// An idle connection on its way from one worker's runtime to another's.
 #[derive(Debug)]
-pub struct Lent(std::net::TcpStream);
+pub struct Lent {
+    stream: std::net::TcpStream,
+    port: Option<PortUse>,
+}
 
 impl<B> Connector<B>
 where
@@ -166,7 +170,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Begins to speak HTTP over an open connection.
-    fn begin(&self, stream: TcpStream, watch: Watch) -> Conn<B> {
+    fn begin(&self, stream: TcpStream, port: Option<PortUse>, watch: Watch) -> Conn<B> {
         let (io, socket) = Stream::new(stream);
         let mut handshake = pin!(self.http.handshake(TokioIo::new(io)));
         let made = handshake
@@ -184,6 +188,7 @@ where
             gate,
             ending: RefCell::new(None),
             decided: Notify::new(),
+            port: Cell::new(port),
         });
         // Only now does hyper say that it is ready: it may be parked before its task runs.
         carrier.advance();
@@ -218,10 +223,14 @@ struct Entry {
     tally: Arc<PoolTally>,
     reason: CloseReason,
     close: Close,
+    port: Option<PortUse>,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        if let (Some(port), Close::ProxyFin) = (&mut self.port, self.close) {
+            port.leaves_time_wait();
+        }
         self.tally.ended(self.reason, self.close);
     }
 }
@@ -284,10 +293,11 @@ where
             return Err(self);
         }
         let socket = Rc::clone(&self.socket);
+        let port = self.carrier.port.take();
         drop(stream);
         drop(self);
         let stream = Socket::into_std(socket).expect("an idle connection has no third handle");
-        Ok(Lent(stream))
+        Ok(Lent { stream, port })
     }
 
     /// Asks how the connection is, its last response having been read to its end.
@@ -345,6 +355,8 @@ struct Carrier<B: Body + 'static> {
     ending: RefCell<Option<Ending>>,
     /// Told when it is.
     decided: Notify,
+    /// Its port, while nobody else answers for it.
+    port: Cell<Option<PortUse>>,
 }
 
 impl<B: Body + 'static> Carrier<B> {

@@ -86,6 +86,10 @@ pub enum Takes {
     Servers,
     /// A list of IP addresses.
     Addresses,
+    /// A range of ports.
+    Ports,
+    /// The name of a network device.
+    Device,
     /// A host name of a route.
     Host,
     /// A path prefix of a route.
@@ -141,6 +145,8 @@ impl Takes {
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
+            Takes::Ports => "a range of ports",
+            Takes::Device => "the name of a network device",
             Takes::Host => "a host name",
             Takes::Path => "a path",
             Takes::Upstream => "the name of an upstream",
@@ -193,6 +199,12 @@ impl Takes {
                 "a list of this machine's addresses, such as [\"10.0.0.5\", \"10.0.0.6\"]"
                     .to_owned()
             }
+            Takes::Ports => {
+                "\"low-high\", such as \"40000-49999\", both from 1 to 65535".to_owned()
+            }
+            Takes::Device => {
+                "the name of one of this machine's network devices, such as \"eth1\"".to_owned()
+            }
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
             Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
@@ -209,9 +221,10 @@ impl Takes {
             Takes::Word(_) => "word",
             Takes::Listen | Takes::Server => "address",
             Takes::Servers | Takes::Addresses => "list",
+            Takes::Ports => "ports",
             Takes::Host => "host",
             Takes::Path => "path",
-            Takes::Upstream => "name",
+            Takes::Device | Takes::Upstream => "name",
         }
     }
 
@@ -226,6 +239,8 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::Ports
+            | Takes::Device
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => (0, u64::MAX),
@@ -242,6 +257,8 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::Ports
+            | Takes::Device
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => None,

@@ -1,6 +1,5 @@
 //! `[upstreams.NAME]` → the upstreams and their servers.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
@@ -11,7 +10,7 @@ use super::file::Placed;
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
 use super::values::{Scalar, keep_alive, number, set, switch, time};
-use super::{address, keys};
+use super::{address, keys, sockets};
 use crate::backend::{self, Closing, Forwarded, ServerSettings, ShortMode};
 use crate::keepalive::KeepAlive;
 use crate::net::CloseMode;
@@ -89,7 +88,8 @@ fn upstream(
     settings.pool.keep_alive = keep_alive(reader, section, KeepAlive::BACKEND);
     limits(&mut settings.pool, section, reader);
     settings.closing = closing(section, reader);
-    settings.source_addresses = addresses(section, reader);
+    settings.source_addresses = sockets::addresses(section, reader);
+    settings.sockets = sockets::options(section, reader);
     set(
         &mut settings.connect_timeout,
         time(reader, section, "connect_timeout"),
@@ -109,29 +109,6 @@ fn upstream(
     set(&mut settings.forwarded, forwarded);
     settings.servers = servers?;
     Some(settings)
-}
-
-fn addresses(section: &Section<'_>, reader: &mut Reader<'_>) -> Vec<IpAddr> {
-    let Some((setting, value)) = section.get("source_addresses") else {
-        return Vec::new();
-    };
-    let Some(list) = value.get_ref().as_array() else {
-        reader.wrong_type(setting, value);
-        return Vec::new();
-    };
-    let parse = |scalar: &Scalar| {
-        let address = scalar.text.parse::<IpAddr>();
-        address.map_err(|_| "not an IP address")
-    };
-    list.iter()
-        .filter_map(|value| {
-            if value.get_ref().is_str() {
-                return reader.value(setting, value, parse);
-            }
-            reader.wrong_type(setting, value);
-            None
-        })
-        .collect()
 }
 
 fn closing(section: &Section<'_>, reader: &mut Reader<'_>) -> Closing {

@@ -62,7 +62,8 @@ impl Takes {
     /// sake.
     pub(super) fn accepts(self, written: Written) -> bool {
         match written {
-            Written::Text => !matches!(self, Takes::Servers | Takes::Addresses),
+            // Each of the addresses, that is; the list is looked at before.
+            Written::Text => !matches!(self, Takes::Servers),
             Written::Switch => matches!(self, Takes::Switch),
             Written::Fraction => matches!(self, Takes::Time { .. }),
             Written::Whole => matches!(

@@ -4,16 +4,21 @@ mod close;
 mod connect;
 mod listen;
 mod names;
+mod options;
 mod socket;
 mod sockopt;
+mod sources;
 
 use std::fmt;
 use std::net::SocketAddr;
 
 pub use close::{CloseMode, linger, wait_for_peer};
-pub use connect::{ConnectError, TcpConnect};
+pub use connect::{ConnectError, Opened, PortUse, TcpConnect};
 pub use listen::{ListenError, bind};
 pub use names::WireNames;
+pub use options::{
+    LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions,
+};
 pub use socket::{Peer, Socket, Stream};
 
 /// Where a client connected from. Not to be mistaken for a [`BackendAddr`].

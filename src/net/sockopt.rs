@@ -21,16 +21,28 @@ const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 /// # Errors
 /// The kernel's, other than that it does not know the option.
 pub(super) fn any_local_port(socket: &impl AsFd) -> io::Result<()> {
-    const FROM_1_TO_65535: u32 = (65_535 << 16) | 1;
-    match set(
-        socket,
-        libc::IPPROTO_IP,
-        IP_LOCAL_PORT_RANGE,
-        FROM_1_TO_65535.cast_signed(),
-    ) {
+    match local_ports(socket, 1, u16::MAX) {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
         result => result,
     }
+}
+
+/// Lets `connect` choose from these ports only, both ends included, as far as the system's range has
+/// them.
+///
+/// Each end is looked at alone: one outside of the system's range is replaced by the system's. A range
+/// wholly outside is ignored. Source: Linux, `inet_sk_get_local_port_range`; seen on 6.18.
+///
+/// # Errors
+/// The kernel's; `ENOPROTOOPT` before Linux 6.3.
+pub(super) fn local_ports(socket: &impl AsFd, low: u16, high: u16) -> io::Result<()> {
+    let range = u32::from(high) << 16 | u32::from(low);
+    set(
+        socket,
+        libc::IPPROTO_IP,
+        IP_LOCAL_PORT_RANGE,
+        range.cast_signed(),
+    )
 }
 
 /// Lets a socket be bound to an address without taking a port for it: `connect` takes one then, and

@@ -11,7 +11,7 @@ use tracing::info;
 use crate::account::PoolTally;
 use crate::backend::{self, Connector};
 use crate::balance::Balance;
-use crate::net::{BackendAddr, ConnectError};
+use crate::net::{BackendAddr, ConnectError, TcpConnect};
 use crate::pool::{AcquireError, Common, Connect, Need, Pool, Wants};
 
 use super::Chain;
@@ -53,13 +53,14 @@ impl Upstream {
         targets: &[(Target, Arc<ServerCommon>)],
         worker: usize,
     ) -> Upstream {
+        let connect = TcpConnect::new(&settings.source_addresses, settings.sockets.clone());
         let backends = targets.iter().map(|(target, common)| Backend {
             pool: Pool::new(
                 Connector::new(
                     target.backend,
+                    connect.clone(),
                     settings.connect_timeout,
                     settings.closing,
-                    &settings.source_addresses,
                     Arc::clone(&common.tallies()[worker]),
                 ),
                 Arc::clone(common),
