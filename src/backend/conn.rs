@@ -113,15 +113,16 @@ where
             entry.port = conn.carrier.port.take();
             let aborts = conn.in_exchange.get();
             let announced = !aborts && !conn.sender.is_ready();
-            let mode = self.closing.mode(farewell.reason, announced);
+            let mut mode = self.closing.mode(farewell.reason, announced);
+            // A reset destroys what has not arrived: only where that is meant.
+            if mode == CloseMode::Rst && !aborts && !conn.socket.has_delivered() {
+                mode = CloseMode::Fin;
+            }
             // At once, so that it holds even if the worker ends before the carrying task does.
             match mode {
                 CloseMode::FinRst => conn.socket.reset_after_fin(),
-                // A reset destroys what has not arrived: only where that is meant.
-                CloseMode::Rst if aborts || conn.socket.has_delivered() => {
-                    conn.socket.reset_on_close();
-                }
-                CloseMode::Fin | CloseMode::Rst | CloseMode::Peer | CloseMode::PeerRst => {}
+                CloseMode::Rst => conn.socket.reset_on_close(),
+                CloseMode::Fin | CloseMode::Peer | CloseMode::PeerRst => {}
             }
             entry.close = match mode {
                 // If its FIN does not come, the carrying task knows better.
@@ -443,8 +444,15 @@ where
                 stream.socket().reset_after_fin();
                 known(Close::ProxyFinRst);
             }
-            CloseMode::PeerRst => stream.socket().reset_on_close(),
-            CloseMode::Peer | CloseMode::Fin | CloseMode::Rst | CloseMode::FinRst => {}
+            // It may have closed one direction only, and read on.
+            CloseMode::PeerRst if stream.socket().has_delivered() => {
+                stream.socket().reset_on_close();
+            }
+            CloseMode::PeerRst
+            | CloseMode::Peer
+            | CloseMode::Fin
+            | CloseMode::Rst
+            | CloseMode::FinRst => {}
         }
     }
 }
