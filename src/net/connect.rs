@@ -173,7 +173,8 @@ pub enum ConnectError {
     /// fault.
     #[error(
         "no local port is left towards {backend}: too many connections or TIME_WAIT sockets; \
-         keep_alive = true saves ports, a wider net.ipv4.ip_local_port_range adds some"
+         keep_alive = true saves ports, source_addresses and a wider \
+         net.ipv4.ip_local_port_range add some"
     )]
     NoLocalPort {
         /// The backend.

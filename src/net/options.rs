@@ -49,12 +49,12 @@ pub struct SocketOptions {
     /// The mark of its packets, for routing and packet filters: `SO_MARK`, which needs
     /// `CAP_NET_ADMIN`. 0 is none.
     ///
-    /// Default: 0. Source: `HAProxy`, `set-mark`; Envoy, `SO_MARK` in `socket_options`.
+    /// Default: 0. Source: `HAProxy`, `set-bc-mark`; Envoy, `SO_MARK` in `socket_options`.
     pub mark: u32,
 
     /// The class of service of its packets, 0 to 63: `IP_TOS`, `IPV6_TCLASS`. 0 is best effort.
     ///
-    /// Default: 0. Source: RFC 2474; `HAProxy`, `set-tos`.
+    /// Default: 0. Source: RFC 2474; `HAProxy`, `set-bc-tos`.
     pub dscp: u8,
 
     /// The network device that its packets go out by: `SO_BINDTODEVICE`. Also the name of a VRF.
