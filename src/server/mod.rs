@@ -70,6 +70,14 @@ pub enum StartError {
         /// Why.
         source: LookUpError,
     },
+    /// Sockets to a backend cannot be as they are asked for.
+    #[error("upstream {upstream}: {source}")]
+    Socket {
+        /// The upstream.
+        upstream: String,
+        /// What cannot be.
+        source: net::OptionError,
+    },
     /// TLS cannot be spoken as asked for.
     #[error("upstream {upstream}: {source}")]
     Tls {
