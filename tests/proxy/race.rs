@@ -1,115 +1,275 @@
-//! The race between a backend's idle timeout and the next request, against Node.js, whose timeout
-//! is the classic of it.
+//! The race between a backend's idle timeout and the next request: against Node.js, whose timeout is
+//! the classic of it, Apache httpd and nginx, and against a backend that loses it every time.
+//!
+//! A pool hands out the connection that came back last, so clients that come when they like never
+//! leave one idle for as long as the backend waits. These come in volleys: each connection carries one
+//! request of a volley and waits for the next, about as long as the backend does.
 
 use std::env;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use tokio::time::Instant;
+use warmline::account::PoolFigures;
 use warmline::keepalive::CloseReason;
 
-use crate::support::client::Client;
+use crate::support::PATIENCE;
+use crate::support::client::{self, Client, Ended};
+use crate::support::httpd::Httpd;
+use crate::support::nginx::Nginx;
 use crate::support::node::Node;
 use crate::support::proxy::TestProxy;
 use crate::support::scripted::{Backend, Request};
-use crate::support::{PATIENCE, wait_until};
 use crate::{OK, get, post};
 
-/// The backend's idle timeout, in milliseconds.
+/// The backends' idle timeout, in milliseconds.
 const IDLE: u32 = 100;
 
-/// Clients at once; each pauses about as long as the backend waits.
-fn clients() -> u64 {
-    (requests() / 50).min(200)
-}
+/// Clients at once.
+const CLIENTS: u32 = 64;
 
-/// So many requests in all: 100,000 with `WARMLINE_RACE=100000`, which takes a minute.
+/// How far the pauses spread around the backend's timeout. Most of them before it: a connection waits
+/// for its turn within the volley too.
+const SPREAD: std::ops::Range<i64> = -6_000..3_000;
+
+/// So many requests at least: 100,000 with `WARMLINE_RACE=100000`, which takes minutes.
 fn requests() -> u64 {
     let asked = env::var("WARMLINE_RACE").ok();
-    asked.map_or(2500, |asked| asked.parse().expect("a number of requests"))
+    asked.map_or(1500, |asked| asked.parse().expect("a number of requests"))
 }
 
-/// Sends requests with pauses of 80 to 119 ms; returns how many were answered otherwise than `ok`.
-fn load(proxy: &TestProxy, request: impl Fn(u64) -> String + Sync) -> u64 {
-    let failed = AtomicU64::new(0);
-    let each = requests() / clients();
+/// A tenth of them, for the other backends.
+fn fewer() -> u64 {
+    (requests() / 10).max(1500)
+}
+
+/// When the backend closes an idle connection, counted from its answer: the shortest of some.
+fn idle_timeout_of(backend: SocketAddr) -> Duration {
+    let close = || {
+        let mut client = Client::connect(backend);
+        assert_eq!(client.get("/").status, 200);
+        let answered = Instant::now();
+        assert_eq!(client.end_within(PATIENCE), Ended::Fin);
+        answered.elapsed()
+    };
+    let shortest = (0..5).map(|_| close()).min();
+    shortest.expect("there are five of them")
+}
+
+/// What became of a load.
+#[derive(Debug)]
+struct Outcome {
+    requests: u64,
+    /// Answered otherwise than with 200.
+    failed: u64,
+    figures: PoolFigures,
+}
+
+impl Outcome {
+    /// Requests that met a connection the backend was closing.
+    fn crossed(&self) -> u64 {
+        crossed(&self.figures)
+    }
+
+    fn report(&self, what: &str) {
+        let figures = &self.figures;
+        eprintln!(
+            "{what}: {} requests, {} failed, {} connections, {} closed idle by the backend, \
+             sent again {:?}, races lost {}",
+            self.requests,
+            self.failed,
+            figures.counts.opened,
+            figures.closed_for(CloseReason::PeerClosedIdle),
+            figures.sent_again,
+            figures.races_lost,
+        );
+    }
+}
+
+fn crossed(figures: &PoolFigures) -> u64 {
+    figures.sent_again.iter().sum::<u64>() + figures.races_lost
+}
+
+/// Sends volleys of requests with pauses of about `pause`, spread by some milliseconds, until there
+/// were as many as asked for and `crossings` of them met a closing connection; ten times as many at
+/// the most.
+fn volleys(
+    proxy: &TestProxy,
+    pause: Duration,
+    asked: u64,
+    crossings: u64,
+    request: impl Fn(u64) -> String + Sync,
+) -> Outcome {
+    let (failed, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (begin, end) = (
+        Barrier::new(CLIENTS as usize),
+        Barrier::new(CLIENTS as usize),
+    );
+    let clients = u64::from(CLIENTS);
+    let volley = AtomicU64::new(0);
     thread::scope(|scope| {
-        for number in 0..clients() {
-            let (request, failed) = (&request, &failed);
+        for number in 0..clients {
+            let (request, failed, over, volley) = (&request, &failed, &over, &volley);
+            let (begin, end) = (&begin, &end);
             scope.spawn(move || {
                 let mut client = Client::connect(proxy.addr());
-                for n in number * each..(number + 1) * each {
-                    client.send(request(n));
-                    let response = client.response();
-                    if (response.status, response.text().as_str()) != (200, "ok") {
-                        eprintln!("request {n}: {} {}", response.status, response.text());
-                        failed.fetch_add(1, Ordering::Relaxed);
+                loop {
+                    let n = volley.load(Ordering::SeqCst) * clients + number;
+                    // A permutation of the spread, another one for each client.
+                    let width = SPREAD.end.abs_diff(SPREAD.start);
+                    let offset = (n * 7919) % width;
+                    begin.wait();
+                    let before = Duration::from_micros(SPREAD.start.unsigned_abs());
+                    thread::sleep(pause.saturating_sub(before) + Duration::from_micros(offset));
+                    // No panic here: the others would wait at the barrier for ever.
+                    let sent = client.try_send(request(n)).is_ok();
+                    let response = sent.then(|| client.try_response().ok()).flatten();
+                    if response.as_ref().is_none_or(|it| it.status != 200) {
+                        failed.fetch_add(1, Ordering::SeqCst);
                     }
-                    thread::sleep(Duration::from_millis(80 + n * 7 % 40));
+                    if response.is_none_or(|it| it.ended != Ended::KeptOpen) {
+                        client = Client::connect(proxy.addr());
+                    }
+                    if end.wait().is_leader() {
+                        let sent = (volley.fetch_add(1, Ordering::SeqCst) + 1) * clients;
+                        let enough = sent >= asked && crossed(&proxy.figures()) >= crossings;
+                        over.store(enough || sent >= 10 * asked, Ordering::SeqCst);
+                    }
+                    // The leader has decided once all are here again.
+                    begin.wait();
+                    if over.load(Ordering::SeqCst) {
+                        return;
+                    }
                 }
             });
         }
     });
-    failed.into_inner()
+    Outcome {
+        requests: volley.into_inner() * clients,
+        failed: failed.into_inner(),
+        figures: proxy.figures(),
+    }
+}
+
+/// So many crossings are asked for: a test of the race that never happens proves nothing.
+fn crossings(requests: u64) -> u64 {
+    (requests / 500).max(3)
 }
 
 /// A proxy that knows nothing of the backend's timeout, and learns nothing.
 fn naive_to(backend: SocketAddr) -> TestProxy {
+    naive(backend, |_| ())
+}
+
+fn naive(backend: SocketAddr, change: impl FnOnce(&mut warmline::backend::Settings)) -> TestProxy {
     TestProxy::to(backend)
         .unlimited()
         .upstream(|upstream| {
             upstream.pool.heed_hints = false;
             upstream.pool.learn_idle_timeout = false;
+            change(upstream);
         })
         .start()
 }
 
-#[test]
-fn no_idempotent_request_is_lost_to_a_backend_that_closes_idle_connections_at_that_moment() {
-    let node = Node::start(IDLE, false);
-    let proxy = naive_to(node.addr);
-    let failed = load(&proxy, |_| "GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned());
-    let figures = proxy.figures();
-    eprintln!(
-        "{} requests, {} connections, {} closed idle by the backend, sent again {:?}, failed {failed}",
-        requests(),
-        figures.counts.opened,
-        figures.closed_for(CloseReason::PeerClosedIdle),
-        figures.sent_again,
-    );
-    assert_eq!(failed, 0);
+/// Volleys of requests that may be done twice: none fails, and the race was there.
+fn assert_none_is_lost(backend: SocketAddr, what: &str, requests: u64) {
+    let timeout = idle_timeout_of(backend);
+    eprintln!("{what} closes after {timeout:?}");
+    let proxy = naive_to(backend);
+    let outcome = volleys(&proxy, timeout, requests, crossings(requests), |n| {
+        get(&format!("/?{n}"))
+    });
+    outcome.report(what);
+    assert_eq!(outcome.failed, 0);
+    assert_eq!(outcome.figures.races_lost, 0);
     assert!(
-        figures.closed_for(CloseReason::PeerClosedIdle) > 10,
-        "the backend closes idle connections"
+        outcome.crossed() >= crossings(requests),
+        "the race takes place"
     );
 }
 
 #[test]
-fn no_other_request_is_sent_twice_nor_lost() {
+fn no_idempotent_request_is_lost_to_node_that_closes_idle_connections_at_that_moment() {
     let node = Node::start(IDLE, false);
-    let proxy = TestProxy::to(node.addr)
-        .unlimited()
-        .upstream(|upstream| {
-            upstream.pool.heed_hints = false;
-            upstream.pool.learn_idle_timeout = false;
-            upstream.pool.safe_idle = Duration::from_millis(50);
-        })
-        .start();
-    // The backend answers 409 to an id that it has seen before.
-    let failed = load(&proxy, |n| {
-        format!("POST / HTTP/1.1\r\nHost: a\r\nX-Id: {n}\r\nContent-Length: 4\r\n\r\nbody")
-    });
-    let figures = proxy.figures();
-    eprintln!(
-        "{} requests, {} connections, sent again {:?}, races lost {}, failed {failed}",
-        requests(),
-        figures.counts.opened,
-        figures.sent_again,
-        figures.races_lost,
+    let timeout = idle_timeout_of(node.addr);
+    let idle = Duration::from_millis(IDLE.into());
+    assert!(
+        (idle.mul_f64(0.95)..idle.mul_f64(1.3)).contains(&timeout),
+        "node closes after {timeout:?}"
     );
-    assert_eq!(failed, 0);
-    assert_eq!((figures.sent_again[1], figures.races_lost), (0, 0));
+    assert_none_is_lost(node.addr, "node", requests());
+}
+
+#[test]
+fn no_idempotent_request_is_lost_to_httpd_that_closes_idle_connections_at_that_moment() {
+    let httpd = Httpd::start(&format!(
+        "MaxKeepAliveRequests 0\nKeepAliveTimeout {IDLE}ms"
+    ));
+    httpd.file("index.html", "ok");
+    assert_none_is_lost(httpd.addr, "httpd", fewer());
+}
+
+#[test]
+fn no_idempotent_request_is_lost_to_nginx_that_closes_idle_connections_at_that_moment() {
+    let nginx = Nginx::start(&format!(
+        "keepalive_requests 1000000; keepalive_timeout {IDLE}ms; location / {{ return 200 ok; }}"
+    ));
+    assert_none_is_lost(nginx.addr, "nginx", fewer());
+}
+
+/// A POST with an id of its own; the backend answers 409 to one that it has seen before.
+fn pay(n: u64) -> String {
+    format!("POST / HTTP/1.1\r\nHost: a\r\nX-Id: {n}\r\nContent-Length: 4\r\n\r\nbody")
+}
+
+fn ask(node: &Node, path: &str) -> u64 {
+    let said = client::get(node.addr, path).text();
+    said.parse().expect("a number")
+}
+
+#[test]
+fn no_other_request_is_sent_twice_even_where_it_is_lost() {
+    let node = Node::start(IDLE, false);
+    let timeout = idle_timeout_of(node.addr);
+    // So long that it keeps nothing away from the race.
+    let proxy = naive(node.addr, |upstream| {
+        upstream.pool.safe_idle = Duration::from_secs(60);
+    });
+    let outcome = volleys(&proxy, timeout, requests(), crossings(requests()), pay);
+    outcome.report("node, POST");
+    assert!(
+        outcome.crossed() >= crossings(requests()),
+        "the race takes place"
+    );
+    assert_eq!(ask(&node, "/twice"), 0);
+    assert_eq!(outcome.failed, outcome.figures.races_lost);
+    assert!(ask(&node, "/seen") >= outcome.requests - outcome.failed);
+}
+
+#[test]
+fn no_other_request_is_lost_if_safe_idle_is_below_the_backends_timeout() {
+    let node = Node::start(IDLE, false);
+    let proxy = naive(node.addr, |upstream| {
+        upstream.pool.safe_idle = Duration::from_millis(50);
+    });
+    // Some take a connection that waits, and some would take one that is too old for them.
+    let outcome = volleys(&proxy, Duration::from_millis(50), requests(), 0, pay);
+    outcome.report("node, POST, safe_idle 50 ms");
+    assert_eq!(outcome.failed, 0);
+    assert_eq!(outcome.crossed(), 0);
+    assert_eq!(
+        (ask(&node, "/twice"), ask(&node, "/seen")),
+        (0, outcome.requests)
+    );
+    let counts = outcome.figures.counts;
+    assert!(
+        counts.reused > 0 && counts.opened > 2 * u64::from(CLIENTS),
+        "{counts:?}"
+    );
 }
 
 #[test]
@@ -129,7 +289,7 @@ fn an_idle_timeout_that_the_backend_has_is_learned_and_heeded() {
     }
     let learned = learned().expect("thirty closes teach it");
     assert!(
-        learned >= Duration::from_millis(90) && learned < Duration::from_millis(1500),
+        learned >= Duration::from_millis(90) && learned < Duration::from_millis(300),
         "{learned:?}"
     );
     // From now on the proxy closes first.
@@ -146,19 +306,22 @@ fn an_idle_timeout_that_the_backend_has_is_learned_and_heeded() {
 #[test]
 fn what_the_backend_says_of_its_timeout_is_heeded() {
     let node = Node::start(2000, true);
-    let proxy = TestProxy::to(node.addr)
-        .unlimited()
-        .upstream(|upstream| upstream.pool.hint_margin = Duration::from_millis(900))
-        .start();
-    let mut client = Client::connect(proxy.addr());
-    assert_eq!(client.get("/").status, 200);
-    assert_eq!(proxy.figures().counts.idle, 1);
-    proxy.wait_closed_for(CloseReason::IdleTimeout, 1);
-    let figures = proxy.figures();
-    assert_eq!(figures.closed_for(CloseReason::PeerClosedIdle), 0);
-    wait_until(PATIENCE, "nothing is idle", || {
-        proxy.figures().counts.idle == 0
-    });
+    for (backend, what) in [(node.addr, "node")] {
+        let proxy = TestProxy::to(backend)
+            .unlimited()
+            .upstream(|upstream| upstream.pool.hint_margin = Duration::from_millis(900))
+            .start();
+        let mut client = Client::connect(proxy.addr());
+        assert_eq!(client.get("/").status, 200, "{what}");
+        assert_eq!(proxy.figures().counts.idle, 1, "{what}");
+        let parked = Instant::now();
+        proxy.wait_closed_for(CloseReason::IdleTimeout, 1);
+        let waited = parked.elapsed();
+        assert!(waited < Duration::from_millis(1800), "{what}: {waited:?}");
+        let figures = proxy.figures();
+        assert_eq!(figures.closed_for(CloseReason::PeerClosedIdle), 0, "{what}");
+        assert_eq!(figures.counts.idle, 0, "{what}");
+    }
 }
 
 /// Answers the first request of each connection, reads the second and closes: what a request sees
