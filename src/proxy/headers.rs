@@ -278,10 +278,22 @@ pub struct Introduction<'a> {
     pub host: Option<&'a HeaderValue>,
     /// The `Host` for a client that named none: the backend's own address.
     pub address: &'a HeaderValue,
-    /// Whether this is the connection's last request.
-    pub last: bool,
+    /// What is said of the connection.
+    pub wish: Wish,
     /// Whether a body follows whose length is not known.
     pub chunked: bool,
+}
+
+/// What a request says of the connection it goes out on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing: HTTP/1.1 keeps it.
+    None,
+    /// That it is to be kept, for the sake of the answer: Apache httpd says how long it keeps a
+    /// connection only if it is asked (`ap_set_keepalive`). Said once on each.
+    Keep,
+    /// That this is its last request.
+    Close,
 }
 
 /// Rewrites a request's head for a backend.
@@ -307,14 +319,20 @@ pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: 
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.append(CONNECTION, HeaderValue::from_static("TE"));
     }
-    say_last(headers, intro.last);
+    say_wish(headers, intro.wish);
     parts.version = Version::HTTP_11;
 }
 
-/// Announces in a request that was rewritten before that it is its new connection's last.
-pub fn say_last(headers: &mut HeaderMap, last: bool) {
-    if last {
-        headers.append(CONNECTION, HeaderValue::from_static("close"));
+/// Says in a request that was rewritten what is wished for its connection, maybe another one than it
+/// was rewritten for.
+pub fn say_wish(headers: &mut HeaderMap, wish: Wish) {
+    let word = match wish {
+        Wish::None => return,
+        Wish::Keep => HeaderValue::from_static("keep-alive"),
+        Wish::Close => HeaderValue::from_static("close"),
+    };
+    if headers.get_all(CONNECTION).iter().all(|said| *said != word) {
+        headers.append(CONNECTION, word);
     }
 }
 
@@ -541,7 +559,7 @@ mod tests {
             forwarded: Forwarded::Off,
             host: None,
             address: &address,
-            last: false,
+            wish: Wish::None,
             chunked: false,
         };
         change(&mut intro);
@@ -585,7 +603,7 @@ mod tests {
     #[test]
     fn te_trailers_passes_with_its_connection_token() {
         let parts = forwarded_with(get(&[("host", "a"), ("te", "gzip, trailers")]), |intro| {
-            intro.last = true;
+            intro.wish = Wish::Close;
         });
         assert_eq!(
             lines(&parts.headers),
@@ -620,7 +638,7 @@ mod tests {
             forwarded: Forwarded::XForwarded,
             host: Some(&own),
             address: &own,
-            last: false,
+            wish: Wish::None,
             chunked: false,
         };
         forward_request(&mut parts, &facts, &intro);

@@ -26,13 +26,13 @@ use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::backend::Closing;
+use crate::backend;
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
 use crate::route::Router;
 
 use body::BackendLease;
-use headers::{ClientConnection, Introduction, RequestFacts};
+use headers::{ClientConnection, Introduction, RequestFacts, Wish};
 use retry::Attempt;
 use upstream::Backend;
 
@@ -120,7 +120,7 @@ impl Proxy {
                 forwarded: upstream.settings().forwarded,
                 host: (!upstream.settings().preserve_host).then_some(&backend.host),
                 address: &backend.host,
-                last: is_last(&lease, upstream.settings().closing),
+                wish: wish(&lease, upstream.settings()),
                 chunked: !body.is_end_stream() && body.size_hint().exact().is_none(),
             },
         );
@@ -182,10 +182,7 @@ impl Proxy {
             request = unsent
                 .or(copy.map(|copy| *copy))
                 .expect("what may be sent again is there");
-            headers::say_last(
-                request.headers_mut(),
-                is_last(&lease, upstream.settings().closing),
-            );
+            headers::say_wish(request.headers_mut(), wish(&lease, upstream.settings()));
         };
         relay(client, response, lease, facts, backend, timeout)
     }
@@ -201,9 +198,13 @@ fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
     Box::new(copy)
 }
 
-/// Whether the request tells the backend that it is the last on its connection.
-fn is_last(lease: &BackendLease, closing: Closing) -> bool {
-    matches!(lease.verdict(), Verdict::Close(reason) if closing.announces(reason))
+/// What the request tells the backend of its connection.
+fn wish(lease: &BackendLease, settings: &backend::Settings) -> Wish {
+    match lease.verdict() {
+        Verdict::Close(reason) if settings.closing.announces(reason) => Wish::Close,
+        Verdict::Keep if lease.exchange() == 1 && settings.pool.heed_hints => Wish::Keep,
+        Verdict::Keep | Verdict::Close(_) => Wish::None,
+    }
 }
 
 /// Why there is no response.

@@ -306,7 +306,9 @@ fn an_idle_timeout_that_the_backend_has_is_learned_and_heeded() {
 #[test]
 fn what_the_backend_says_of_its_timeout_is_heeded() {
     let node = Node::start(2000, true);
-    for (backend, what) in [(node.addr, "node")] {
+    let httpd = Httpd::start("KeepAliveTimeout 2");
+    httpd.file("index.html", "ok");
+    for (backend, what) in [(node.addr, "node"), (httpd.addr, "httpd")] {
         let proxy = TestProxy::to(backend)
             .unlimited()
             .upstream(|upstream| upstream.pool.hint_margin = Duration::from_millis(900))
