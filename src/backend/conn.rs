@@ -34,15 +34,13 @@ use crate::pool::{Connect, Farewell, Identity, Watch};
 /// client does.
 const PEER_CLOSE: Duration = Duration::from_secs(1);
 
-/// A connection that has been idle for this long is asked by a system call (0.2 µs) whether its
-/// peer has closed it; a fresher one only if the runtime has seen something come in.
-const PROBE_IDLE: Duration = Duration::from_millis(100);
-
 /// Opens connections to one backend.
 pub struct Connector<B> {
     backend: BackendAddr,
     limit: Duration,
     closing: Closing,
+    /// The upstream's `probe_idle`.
+    probe_idle: Option<Duration>,
     tally: Arc<PoolTally>,
     open: Timeout<TcpConnect>,
     http: http1::Builder,
@@ -64,6 +62,7 @@ impl<B> Connector<B> {
             backend,
             limit,
             closing,
+            probe_idle: None,
             tally,
             open: tower::ServiceBuilder::new()
                 .timeout(limit)
@@ -71,6 +70,14 @@ impl<B> Connector<B> {
             http,
             body: std::marker::PhantomData,
         }
+    }
+
+    /// The same, asking by a system call whether the backend has closed a connection that has been
+    /// idle for this long.
+    #[must_use]
+    pub fn probing(mut self, idle: Option<Duration>) -> Connector<B> {
+        self.probe_idle = idle;
+        self
     }
 
     /// Whom it connects to.
@@ -100,7 +107,8 @@ where
     }
 
     fn is_usable(&self, conn: &Conn<B>, idle: Duration) -> bool {
-        conn.sender.is_ready() && conn.socket.peer(idle >= PROBE_IDLE) == Peer::Silent
+        let probe = self.probe_idle.is_some_and(|least| idle >= least);
+        conn.sender.is_ready() && conn.socket.peer(probe) == Peer::Silent
     }
 
     fn close(&self, conn: Option<Conn<B>>, farewell: Farewell) {
@@ -239,6 +247,18 @@ where
     /// Its socket.
     pub fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// Keeps the head of the request that is sent next, so that it can be had back. False if this
+    /// connection does not write it as HTTP/1.1 has it: whoever needs it keeps a copy.
+    pub fn keep_head(&self) -> bool {
+        self.socket.keep_head();
+        true
+    }
+
+    /// What was kept: a head, and maybe the beginning of a body behind it.
+    pub fn take_written_head(&self) -> Vec<u8> {
+        self.socket.take_written_head()
     }
 
     /// Sends a request. An error that still holds the request proves that nothing of it was sent.

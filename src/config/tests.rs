@@ -155,6 +155,8 @@ fn every_setting_arrives() {
         keep_alive_timeout = "1m30s"
         connect_timeout = "300ms"
         timeout = "2mi"
+        retry_body = "1m"
+        probe_idle = "off"
         preserve_host = "off"
         forwarded = "forwarded"
         [upstreams."a.1"]
@@ -216,6 +218,8 @@ fn every_setting_arrives() {
         }),
         connect_timeout: Duration::from_millis(300),
         timeout: Duration::from_mins(2),
+        retry_body: 1 << 20,
+        probe_idle: None,
         preserve_host: false,
         forwarded: Forwarded::Rfc7239,
         source_addresses: Vec::new(),

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::file::Placed;
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
-use super::values::{Scalar, keep_alive, number, set, switch, time};
+use super::values::{Scalar, keep_alive, number, set, switch, time, time_or_off};
 use super::{address, keys};
 use crate::backend::{self, Closing, Forwarded, ServerSettings, ShortMode};
 use crate::keepalive::KeepAlive;
@@ -95,6 +95,14 @@ fn upstream(
         time(reader, section, "connect_timeout"),
     );
     set(&mut settings.timeout, time(reader, section, "timeout"));
+    set(
+        &mut settings.retry_body,
+        number(reader, section, "retry_body"),
+    );
+    set(
+        &mut settings.probe_idle,
+        time_or_off(reader, section, "probe_idle"),
+    );
     set(
         &mut settings.preserve_host,
         switch(reader, section, "preserve_host"),

@@ -64,10 +64,14 @@ impl Takes {
         match written {
             Written::Text => !matches!(self, Takes::Servers | Takes::Addresses),
             Written::Switch => matches!(self, Takes::Switch),
-            Written::Fraction => matches!(self, Takes::Time { .. }),
+            Written::Fraction => matches!(self, Takes::Time { .. } | Takes::TimeOrOff { .. }),
             Written::Whole => matches!(
                 self,
-                Takes::Whole { .. } | Takes::Bytes { .. } | Takes::Time { .. } | Takes::Listen
+                Takes::Whole { .. }
+                    | Takes::Bytes { .. }
+                    | Takes::Time { .. }
+                    | Takes::TimeOrOff { .. }
+                    | Takes::Listen
             ),
         }
     }
@@ -144,6 +148,22 @@ pub(super) fn time(reader: &mut Reader<'_>, section: &Section<'_>, name: &str) -
             return Err(units::Wrong::Zero);
         }
         Ok(time)
+    })
+}
+
+/// A duration, or `off` as none.
+pub(super) fn time_or_off(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    name: &str,
+) -> Option<Option<Duration>> {
+    reader.read(section, name, |scalar| {
+        if scalar.text.eq_ignore_ascii_case("off") {
+            return Ok(None);
+        }
+        let time = scalar.seconds();
+        time.unwrap_or_else(|| units::duration(&scalar.text))
+            .map(Some)
     })
 }
 

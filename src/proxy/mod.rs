@@ -6,6 +6,7 @@
 mod body;
 mod failure;
 pub mod headers;
+mod replay;
 pub mod retry;
 mod upstream;
 
@@ -33,6 +34,7 @@ use crate::route::Router;
 
 use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts, Wish};
+use replay::Replay;
 use retry::Attempt;
 use upstream::Backend;
 
@@ -109,9 +111,10 @@ impl Proxy {
             .find(RequestFacts::host(&parts), parts.uri.path())
             .map(|index| &self.upstreams[index])
             .ok_or(Failure::NoRoute)?;
-        let repeatable =
-            body.is_end_stream() && retry::is_idempotent(&parts.method, &parts.headers);
-        let (backend, mut lease) = upstream.lease(now, retry::need(repeatable)).await?;
+        let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
+        let kept = upstream.settings().retry_body;
+        let need = retry::need(idempotent, body.size_hint().exact(), kept);
+        let (backend, mut lease) = upstream.lease(now, need).await?;
         headers::forward_request(
             &mut parts,
             facts,
@@ -134,7 +137,9 @@ impl Proxy {
         let mut before = 0;
         let response = loop {
             // Should the backend close the connection at this moment.
-            let copy = (repeatable && before == 0 && lease.is_reused()).then(|| copy_of(&request));
+            let replay = lease
+                .is_reused()
+                .then(|| Replay::keep(&request, lease.conn(), kept));
             backend.tally.request();
             // Opening a connection took its time; a waiting one is there at once.
             let asked = if lease.is_reused() {
@@ -145,6 +150,12 @@ impl Proxy {
             client.wait_for_backend(asked, timeout);
             lease.conn().socket().send_head_from(client.socket());
             let sent = pin!(lease.conn().send(request));
+            if let Some(replay) = &replay
+                && !idempotent
+                && lease.conn().socket().has_sent()
+            {
+                replay.let_body_go();
+            }
             let (failure, unsent) = match answered(client, sent).await {
                 Ok(response) => break response,
                 Err(Unanswered::Expired(wait)) => (expired(wait, backend), None),
@@ -157,15 +168,23 @@ impl Proxy {
                     None,
                 ),
             };
+            let unanswered = matches!(failure, Failure::NoAnswer { .. });
+            let socket = lease.conn().socket();
             let attempt = Attempt {
-                reused: lease.is_reused(),
+                reused: replay.is_some(),
                 before,
-                unsent: unsent.is_some(),
-                silent: matches!(failure, Failure::NoAnswer { .. })
-                    && !lease.conn().socket().has_heard(),
-                repeatable: copy.is_some(),
+                unsent: unsent.is_some() || unanswered && !socket.has_sent(),
+                silent: unanswered && !socket.has_heard(),
+                idempotent,
+                whole: unsent.is_some() || replay.as_ref().is_some_and(Replay::is_whole),
             };
-            let Some(proof) = retry::again(&attempt) else {
+            let proof = retry::again(&attempt);
+            let again = match (unsent, replay) {
+                _ if proof.is_none() => None,
+                (Some(unsent), _) => Some(unsent),
+                (None, replay) => replay.and_then(|replay| replay.again(lease.conn())),
+            };
+            let (Some(proof), Some(again)) = (proof, again) else {
                 if attempt.reused && attempt.silent {
                     backend.tally.race_lost();
                 }
@@ -179,23 +198,11 @@ impl Proxy {
             drop(lease);
             lease = backend.lease_fresh().await?;
             before += 1;
-            request = unsent
-                .or(copy.map(|copy| *copy))
-                .expect("what may be sent again is there");
+            request = again;
             headers::say_wish(request.headers_mut(), wish(&lease, upstream.settings()));
         };
         relay(client, response, lease, facts, backend, timeout)
     }
-}
-
-/// The same request once more; it has no body.
-fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Box::new(copy)
 }
 
 /// What the request tells the backend of its connection.

@@ -61,7 +61,8 @@ impl Upstream {
                     settings.closing,
                     &settings.source_addresses,
                     Arc::clone(&common.tallies()[worker]),
-                ),
+                )
+                .probing(settings.probe_idle),
                 Arc::clone(common),
                 worker,
             ),

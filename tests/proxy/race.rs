@@ -16,14 +16,14 @@ use tokio::time::Instant;
 use warmline::account::PoolFigures;
 use warmline::keepalive::CloseReason;
 
-use crate::support::PATIENCE;
 use crate::support::client::{self, Client, Ended};
 use crate::support::httpd::Httpd;
 use crate::support::nginx::Nginx;
 use crate::support::node::Node;
 use crate::support::proxy::TestProxy;
-use crate::support::scripted::{Backend, Request};
-use crate::{OK, get, post};
+use crate::support::scripted::{Backend, Gate, Request};
+use crate::support::{PATIENCE, wait_until};
+use crate::{OK, answer, get, post};
 
 /// The backends' idle timeout, in milliseconds.
 const IDLE: u32 = 100;
@@ -176,13 +176,16 @@ fn naive(backend: SocketAddr, change: impl FnOnce(&mut warmline::backend::Settin
 }
 
 /// Volleys of requests that may be done twice: none fails, and the race was there.
-fn assert_none_is_lost(backend: SocketAddr, what: &str, requests: u64) {
+fn assert_none_is_lost(
+    backend: SocketAddr,
+    what: &str,
+    requests: u64,
+    request: impl Fn(u64) -> String + Sync,
+) {
     let timeout = idle_timeout_of(backend);
     eprintln!("{what} closes after {timeout:?}");
     let proxy = naive_to(backend);
-    let outcome = volleys(&proxy, timeout, requests, crossings(requests), |n| {
-        get(&format!("/?{n}"))
-    });
+    let outcome = volleys(&proxy, timeout, requests, crossings(requests), request);
     outcome.report(what);
     assert_eq!(outcome.failed, 0);
     assert_eq!(outcome.figures.races_lost, 0);
@@ -190,6 +193,14 @@ fn assert_none_is_lost(backend: SocketAddr, what: &str, requests: u64) {
         outcome.crossed() >= crossings(requests),
         "the race takes place"
     );
+}
+
+/// GET and PUT in turn, the latter with a body.
+fn get_or_put(n: u64) -> String {
+    match n % 2 {
+        0 => get(&format!("/?{n}")),
+        _ => post("/", &"b".repeat(3000)).replacen("POST", "PUT", 1),
+    }
 }
 
 #[test]
@@ -201,7 +212,7 @@ fn no_idempotent_request_is_lost_to_node_that_closes_idle_connections_at_that_mo
         (idle.mul_f64(0.95)..idle.mul_f64(1.3)).contains(&timeout),
         "node closes after {timeout:?}"
     );
-    assert_none_is_lost(node.addr, "node", requests());
+    assert_none_is_lost(node.addr, "node", requests(), get_or_put);
 }
 
 #[test]
@@ -210,7 +221,7 @@ fn no_idempotent_request_is_lost_to_httpd_that_closes_idle_connections_at_that_m
         "MaxKeepAliveRequests 0\nKeepAliveTimeout {IDLE}ms"
     ));
     httpd.file("index.html", "ok");
-    assert_none_is_lost(httpd.addr, "httpd", fewer());
+    assert_none_is_lost(httpd.addr, "httpd", fewer(), |n| get(&format!("/?{n}")));
 }
 
 #[test]
@@ -218,7 +229,7 @@ fn no_idempotent_request_is_lost_to_nginx_that_closes_idle_connections_at_that_m
     let nginx = Nginx::start(&format!(
         "keepalive_requests 1000000; keepalive_timeout {IDLE}ms; location / {{ return 200 ok; }}"
     ));
-    assert_none_is_lost(nginx.addr, "nginx", fewer());
+    assert_none_is_lost(nginx.addr, "nginx", fewer(), get_or_put);
 }
 
 /// A POST with an id of its own; the backend answers 409 to one that it has seen before.
@@ -346,25 +357,137 @@ fn closing(reset: bool) -> Backend {
 
 #[test]
 fn a_request_that_may_be_done_twice_is_sent_once_more_on_a_connection_of_its_own() {
+    let keyed = |body: &str| post("/", body).replacen("\r\n", "\r\nIdempotency-Key: \"1\"\r\n", 1);
+    let put = |body: &str| post("/d?e=f", body).replacen("POST", "PUT", 1);
+    let chunked = "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n\
+                   3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\n\r\n";
     for reset in [false, true] {
         let backend = closing(reset);
         let proxy = naive_to(backend.addr);
         let mut client = Client::connect(proxy.addr());
-        let key =
-            "POST / HTTP/1.1\r\nHost: a\r\nIdempotency-Key: \"1\"\r\nContent-Length: 0\r\n\r\n";
-        for request in [get("/a"), get("/b"), key.to_owned(), get("/c")] {
+        // All but the first meet the end of their connections.
+        for request in [
+            get("/first"),
+            get("/a"),
+            "GET /b?c HTTP/1.1\r\nHost: a\r\nX-MiXed: 1\r\nx-mixed: 2\r\n\r\n".to_owned(),
+            keyed(""),
+            keyed("body"),
+            put(&"x".repeat(1 << 16)),
+            put(&"y".repeat(1 << 16)),
+            get("/c"),
+            chunked.to_owned(),
+        ] {
             client.send(&request);
             let response = client.response();
+            let line = request.lines().next().unwrap_or_default();
             assert_eq!(
                 (response.status, response.text().as_str()),
                 (200, "ok"),
-                "{request}"
+                "{line}"
             );
         }
-        // Every second one met its end, and each was sent again but once.
-        assert_eq!(proxy.figures().sent_again, [0, 3], "reset: {reset}");
-        assert_eq!(backend.requests().len(), 7);
-        assert_eq!(backend.connections(), 4);
+        assert_eq!(proxy.figures().sent_again, [0, 8], "reset: {reset}");
+        let mut seen = backend.requests();
+        assert_eq!(seen.len(), 1 + 2 * 8);
+        // What came again is what had come, but for what is said of its connection.
+        seen.retain(|request| request.line() != "GET /first HTTP/1.1");
+        for pair in seen.chunks(2) {
+            let lines = |request: &Request| {
+                let said = |line: &&str| !line.eq_ignore_ascii_case("connection: keep-alive");
+                let mut lines: Vec<_> = request
+                    .head
+                    .lines()
+                    .filter(said)
+                    .map(str::to_owned)
+                    .collect();
+                lines.sort_unstable();
+                lines
+            };
+            let [one, two] = pair else {
+                panic!("each came twice")
+            };
+            assert_eq!(lines(one), lines(two));
+            assert_eq!((&one.body, &one.trailers), (&two.body, &two.trailers));
+            assert_ne!(one.connection, two.connection);
+        }
+    }
+}
+
+#[test]
+fn a_body_that_was_not_kept_from_its_beginning_is_not_sent_again() {
+    let chunked =
+        "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n";
+    for (bound, request) in [
+        (4, post("/", "12345").replacen("POST", "PUT", 1)),
+        (0, post("/", "1").replacen("POST", "PUT", 1)),
+        (4, chunked.to_owned()),
+    ] {
+        let backend = closing(false);
+        let proxy = naive(backend.addr, |upstream| upstream.retry_body = bound);
+        let mut client = Client::connect(proxy.addr());
+        assert_eq!(client.get("/").status, 200);
+        client.send(&request);
+        assert_eq!(client.response().status, 502, "{request}");
+        assert_eq!(backend.requests().len(), 2);
+        let figures = proxy.figures();
+        assert_eq!((figures.sent_again, figures.races_lost), ([0, 0], 1));
+    }
+}
+
+#[test]
+fn a_body_that_still_comes_when_its_connection_ends_is_sent_again_and_goes_on() {
+    let gate = Gate::new();
+    let backend = Backend::start({
+        let gate = gate.clone();
+        move |mut conn| {
+            if conn.number > 1 {
+                return conn.serve(|request| answer(&request.body));
+            }
+            conn.request();
+            conn.send(OK);
+            // The head and the body's beginning, and then the end.
+            conn.head();
+            conn.pause(&gate);
+            conn.fin();
+        }
+    });
+    let proxy = naive_to(backend.addr);
+    let mut client = Client::connect(proxy.addr());
+    assert_eq!(client.get("/").status, 200);
+    client.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234");
+    gate.wait_reached(1);
+    gate.open();
+    wait_until(PATIENCE, "the request to be sent again", || {
+        proxy.figures().sent_again == [0, 1] && backend.connections() == 2
+    });
+    client.send("56789");
+    assert_eq!(client.response().text(), "0123456789");
+    assert_eq!(client.get("/").status, 200);
+}
+
+#[test]
+fn a_request_that_cannot_be_kept_takes_no_connection_that_has_waited_safe_idle() {
+    let backend = Backend::numbered();
+    let proxy = TestProxy::to(backend.addr)
+        .unlimited()
+        .upstream(|upstream| {
+            upstream.pool.safe_idle = Duration::ZERO;
+            upstream.retry_body = 4;
+        })
+        .start();
+    let mut client = Client::connect(proxy.addr());
+    let put = |body: &str| post("/", body).replacen("POST", "PUT", 1);
+    let chunked =
+        "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    for (request, connection) in [
+        (put("1234"), "1"),
+        (put("1234"), "1"),
+        (put("12345"), "2"),
+        (chunked.to_owned(), "3"),
+        (put("1234"), "3"),
+    ] {
+        client.send(&request);
+        assert_eq!(client.response().text(), connection, "{request}");
     }
 }
 
