@@ -155,8 +155,6 @@ fn every_setting_arrives() {
         keep_alive_timeout = "1m30s"
         connect_timeout = "300ms"
         timeout = "2mi"
-        retry_body = "1m"
-        probe_idle = "off"
         preserve_host = "off"
         forwarded = "forwarded"
         [upstreams."a.1"]
@@ -218,15 +216,39 @@ fn every_setting_arrives() {
         }),
         connect_timeout: Duration::from_millis(300),
         timeout: Duration::from_mins(2),
-        retry_body: 1 << 20,
-        probe_idle: None,
         preserve_host: false,
         forwarded: Forwarded::Rfc7239,
-        source_addresses: Vec::new(),
-        closing: backend::Closing::default(),
+        ..backend::Settings::new("b", Vec::new())
     };
     let a = backend::Settings::new("a.1", vec![ServerSettings::new("10.0.0.1:9090")]);
     assert_eq!(settings.upstreams, [b, a], "in the order of the file");
+}
+
+#[test]
+fn what_is_kept_to_send_again_and_when_to_ask_arrive() {
+    for (line, body, probe) in [
+        ("retry_body = \"1m\"", 1 << 20, Some(100)),
+        ("retry_body = 0", 0, Some(100)),
+        ("probe_idle = \"off\"", 64 << 10, None),
+        ("probe_idle = 0", 64 << 10, Some(0)),
+        ("probe_idle = 0.25", 64 << 10, Some(250)),
+    ] {
+        let settings = sound(&with("[upstreams.app]", line));
+        let upstream = &settings.upstreams[0];
+        assert_eq!(upstream.retry_body, body, "{line}");
+        assert_eq!(
+            upstream.probe_idle,
+            probe.map(Duration::from_millis),
+            "{line}"
+        );
+    }
+    for line in [
+        "probe_idle = \"never\"",
+        "probe_idle = false",
+        "retry_body = \"2g\"",
+    ] {
+        assert!(read(&with("[upstreams.app]", line)).is_err(), "{line}");
+    }
 }
 
 #[test]

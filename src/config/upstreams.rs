@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::file::Placed;
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
-use super::values::{Scalar, keep_alive, number, set, switch, time, time_or_off};
+use super::values::{Scalar, keep_alive, number, set, set_time_or_off, switch, time};
 use super::{address, keys};
 use crate::backend::{self, Closing, Forwarded, ServerSettings, ShortMode};
 use crate::keepalive::KeepAlive;
@@ -99,10 +99,7 @@ fn upstream(
         &mut settings.retry_body,
         number(reader, section, "retry_body"),
     );
-    set(
-        &mut settings.probe_idle,
-        time_or_off(reader, section, "probe_idle"),
-    );
+    set_time_or_off(&mut settings.probe_idle, reader, section, "probe_idle");
     set(
         &mut settings.preserve_host,
         switch(reader, section, "preserve_host"),

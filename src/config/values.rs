@@ -151,20 +151,22 @@ pub(super) fn time(reader: &mut Reader<'_>, section: &Section<'_>, name: &str) -
     })
 }
 
-/// A duration, or `off` as none.
-pub(super) fn time_or_off(
+/// Puts a duration that was read in place of the default, or none for `off`.
+pub(super) fn set_time_or_off(
+    place: &mut Option<Duration>,
     reader: &mut Reader<'_>,
     section: &Section<'_>,
     name: &str,
-) -> Option<Option<Duration>> {
-    reader.read(section, name, |scalar| {
+) {
+    let time = reader.read(section, name, |scalar| {
         if scalar.text.eq_ignore_ascii_case("off") {
             return Ok(None);
         }
         let time = scalar.seconds();
         time.unwrap_or_else(|| units::duration(&scalar.text))
             .map(Some)
-    })
+    });
+    set(place, time);
 }
 
 /// Puts a value that was read in place of the default.

@@ -84,7 +84,7 @@ fn copy_of(request: &Request<RequestBody>) -> Request<()> {
 /// Reads a head that this proxy wrote; what follows it is passed over.
 fn parse(written: Vec<u8>) -> Option<Request<()>> {
     let written = Bytes::from(written);
-    let lines = written.iter().filter(|&&byte| byte == b'\n').count();
+    let lines = written.split(|&byte| byte == b'\n').count();
     let mut fields = vec![httparse::EMPTY_HEADER; lines];
     let mut head = httparse::Request::new(&mut fields);
     if head.parse(&written).ok()?.is_partial() {

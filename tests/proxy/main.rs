@@ -17,6 +17,7 @@ mod memory;
 mod race;
 mod random;
 mod stale;
+mod unsent;
 mod workers;
 
 use support::client::Client;
