@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "compare/picture.rs",
     "config/",
     "keepalive.rs",
+    "net/interim.rs",
     "net/names.rs",
     "pool/ghost.rs",
     "pool/learn.rs",

@@ -111,6 +111,14 @@ where
         conn.sender.is_ready() && conn.socket.peer(probe) == Peer::Silent
     }
 
+    fn idle_end(&self, conn: &Conn<B>) -> CloseReason {
+        if conn.carrier.has_spoken.get() || conn.socket.peer(true) == Peer::Spoke {
+            CloseReason::Protocol
+        } else {
+            CloseReason::PeerClosedIdle
+        }
+    }
+
     fn close(&self, conn: Option<Conn<B>>, farewell: Farewell) {
         let mut entry = Entry {
             tally: Arc::clone(&self.tally),
@@ -181,6 +189,7 @@ where
         let gate = Arc::new(Gate::default());
         let carrier = Rc::new(Carrier {
             connection: RefCell::new(Some(connection)),
+            has_spoken: Cell::new(false),
             ended: Cell::new(None),
             waker: Waker::from(Arc::clone(&gate)),
             gate,
@@ -237,6 +246,8 @@ pub enum AfterResponse {
     Closed,
     /// The request is still being written.
     Busy,
+    /// More has come than the response.
+    Spoke,
 }
 
 impl<B> Conn<B>
@@ -272,7 +283,7 @@ where
         &mut self,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
-        self.socket.expect_head();
+        self.socket.expect_answer();
         self.in_exchange.set(true);
         let sender = &mut self.sender;
         let answer = self
@@ -295,6 +306,7 @@ where
         self.carrier.waker.wake_by_ref();
         // Bytes that nobody asked for: it is not to be used again.
         if !parts.read_buf.is_empty() || !stream.is_flushed() {
+            self.carrier.has_spoken.set(!parts.read_buf.is_empty());
             return Err(self);
         }
         let socket = Rc::clone(&self.socket);
@@ -307,7 +319,9 @@ where
     /// Asks how the connection is, its last response having been read to its end.
     pub fn after_response(&self) -> AfterResponse {
         self.in_exchange.set(false);
-        if self.sender.is_ready() {
+        if self.carrier.has_spoken.get() {
+            AfterResponse::Spoke
+        } else if self.sender.is_ready() {
             AfterResponse::Ready
         } else if self.sender.is_closed() {
             AfterResponse::Closed
@@ -350,6 +364,8 @@ impl<B: Body + 'static> Drop for Conn<B> {
 struct Carrier<B: Body + 'static> {
     /// Taken by the task at the end, or with the connection when it goes to another worker.
     connection: RefCell<Option<http1::Connection<TokioIo<Stream>, B>>>,
+    /// The backend has sent what nobody asked for.
+    has_spoken: Cell<bool>,
     /// How the connection ended while the task was not looking.
     ended: Cell<Option<hyper::Result<()>>>,
     gate: Arc<Gate>,
@@ -394,11 +410,31 @@ where
     fn poll_connection(&self) -> Poll<hyper::Result<()>> {
         match &mut *self.connection.borrow_mut() {
             Some(connection) => {
-                connection.poll_without_shutdown(&mut Context::from_waker(&self.waker))
+                let polled =
+                    connection.poll_without_shutdown(&mut Context::from_waker(&self.waker));
+                if let Poll::Ready(Err(error)) = &polled
+                    && is_unasked(error)
+                {
+                    self.has_spoken.set(true);
+                }
+                polled
             }
             None => Poll::Pending,
         }
     }
+}
+
+/// Whether a connection ended since bytes came when nothing was asked for. hyper does not say it in so
+/// many words: it is the error of an idle connection that has no cause in the socket.
+fn is_unasked(error: &hyper::Error) -> bool {
+    let is_other = error.is_parse()
+        || error.is_user()
+        || error.is_canceled()
+        || error.is_closed()
+        || error.is_incomplete_message()
+        || error.is_body_write_aborted()
+        || error.is_timeout();
+    !is_other && std::error::Error::source(error).is_none()
 }
 
 /// Carries a connection until it ends, and closes it.

@@ -2,6 +2,7 @@
 
 mod close;
 mod connect;
+mod interim;
 mod listen;
 mod names;
 mod socket;

@@ -12,6 +12,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::interim::Interim;
 use super::{WireNames, sockopt};
 
 /// What is copied together before it is written; more is left where it is.
@@ -41,6 +42,8 @@ pub struct Socket {
     awaits_event: Cell<bool>,
     /// The names of the message that comes in.
     incoming: RefCell<WireNames>,
+    /// How many interim responses have come before the answer that is waited for.
+    interim: Cell<Interim>,
     /// The names for the head that goes out next.
     outgoing: RefCell<WireNames>,
     head_follows: Cell<bool>,
@@ -74,6 +77,7 @@ impl Stream {
             awaits_event: Cell::new(false),
             incoming: RefCell::default(),
             outgoing: RefCell::default(),
+            interim: Cell::default(),
             head_follows: Cell::new(false),
             heard: Cell::new(false),
             sent: Cell::new(false),
@@ -121,6 +125,12 @@ impl Socket {
         self.incoming.borrow_mut().clear();
         self.heard.set(false);
         self.sent.set(false);
+    }
+
+    /// The same for a response, whose interim ones are counted.
+    pub fn expect_answer(&self) {
+        self.expect_head();
+        self.interim.set(Interim::expect());
     }
 
     /// Whether anything has come in since then.
@@ -272,6 +282,9 @@ impl AsyncRead for Stream {
                 socket.peer_closed.set(true);
             } else {
                 socket.heard.set(true);
+                let mut interim = socket.interim.get();
+                interim.note(bytes)?;
+                socket.interim.set(interim);
                 socket.incoming.borrow_mut().note(bytes);
             }
         }

@@ -132,7 +132,8 @@ impl<C: Connect> Pool<C> {
                 inner.settle_use(now);
                 return Some(Lease::new(inner, leased, conn));
             }
-            let ended = inner.state.borrow_mut().stale(leased, now);
+            let reason = inner.connector.idle_end(&conn);
+            let ended = inner.state.borrow_mut().stale(leased, reason, now);
             inner.after_end(leased.id, Some(conn), ended, now);
         }
     }
@@ -258,11 +259,25 @@ impl<C: Connect> Inner<C> {
 
     fn peer_closed(&self, id: ConnId) {
         let now = Instant::now();
-        let ended = self.state.borrow_mut().peer_closed(id, now);
-        if let Some(farewell) = ended {
-            self.close_parked(id, farewell, now);
+        if self.end_unusable(id, now) {
             self.settle(now);
         }
+    }
+
+    /// Ends a connection that its peer has made unusable, if it is idle.
+    fn end_unusable(&self, id: ConnId, now: Instant) -> bool {
+        let reason = {
+            let parked = self.parked.borrow();
+            let conn = parked.get(id.index()).and_then(Option::as_ref);
+            conn.map_or(CloseReason::PeerClosedIdle, |conn| {
+                self.connector.idle_end(conn)
+            })
+        };
+        let ended = self.state.borrow_mut().peer_closed(id, reason, now);
+        if let Some(farewell) = ended {
+            self.close_parked(id, farewell, now);
+        }
+        ended.is_some()
     }
 
     fn drain(&self, now: Instant) {

@@ -279,16 +279,15 @@ impl PoolState {
         None
     }
 
-    /// The connection under `id` turned out to be closed by its peer.
+    /// The connection under `id` turned out to be closed by its peer, or to have said what nobody asked
+    /// for.
     ///
-    /// It ends if it was idle. A leased one is not leased again, and ended by its
+    /// It ends, as `why` says, if it was idle. A leased one is not leased again, and ended by its
     /// [`release`](Self::release); one that has ended already is not found.
-    pub fn peer_closed(&mut self, id: ConnId, now: Instant) -> Option<Farewell> {
+    pub fn peer_closed(&mut self, id: ConnId, why: CloseReason, now: Instant) -> Option<Farewell> {
         let entry = self.table.entry(id)?;
         match entry.phase {
-            Phase::Free { .. } if entry.leases == 0 => {
-                Some(self.end_idle(id.index, CloseReason::PeerClosedIdle, now))
-            }
+            Phase::Free { .. } if entry.leases == 0 => Some(self.end_idle(id.index, why, now)),
             Phase::Free { .. } => {
                 self.retire(id, CloseReason::PeerClosedBusy);
                 None
@@ -297,11 +296,11 @@ impl PoolState {
         }
     }
 
-    /// Takes back the grant of a connection that turned out to be closed before it was used.
-    pub fn stale(&mut self, leased: Leased, now: Instant) -> Option<Farewell> {
+    /// Takes back the grant of a connection that turned out to be unusable, and why.
+    pub fn stale(&mut self, leased: Leased, why: CloseReason, now: Instant) -> Option<Farewell> {
         self.leased_mut(leased.id).life.exchanges -= 1;
         self.counts.reused -= u64::from(leased.exchange > 1);
-        self.retire(leased.id, CloseReason::PeerClosedIdle);
+        self.retire(leased.id, why);
         self.give_back(leased.id, now, now)
     }
 
@@ -745,8 +744,14 @@ mod tests {
         let second = open(&mut pool, now);
         assert_eq!(first.index(), second.index());
         assert_eq!(done(&mut pool, second, now), None);
-        assert_eq!(pool.peer_closed(first, now), None);
-        assert!(pool.peer_closed(second, now).is_some());
+        assert_eq!(
+            pool.peer_closed(first, CloseReason::PeerClosedIdle, now),
+            None
+        );
+        assert!(
+            pool.peer_closed(second, CloseReason::PeerClosedIdle, now)
+                .is_some()
+        );
         pool.check();
     }
 
@@ -925,7 +930,7 @@ mod tests {
         let id = pool.opening(now, Identity(None));
         let _first = pool.opened(id, 9, 0, now);
         let _second = reuse(&mut pool, now);
-        assert_eq!(pool.peer_closed(id, now), None);
+        assert_eq!(pool.peer_closed(id, CloseReason::PeerClosedIdle, now), None);
         assert_eq!(pool.acquire(now, ANY), None);
         assert_eq!(done(&mut pool, id, now), None);
         assert_eq!(done(&mut pool, id, now), Some(CloseReason::PeerClosedBusy));
@@ -1131,14 +1136,23 @@ mod tests {
                     let reused = |(leased, _): &(Leased, Known)| leased.exchange > 1;
                     if let Some(at) = self.leased.iter().position(reused) {
                         let (leased, _) = self.leased.swap_remove(at.max(which.min(at)));
-                        assert!(pool.stale(leased, now).is_some());
+                        assert!(
+                            pool.stale(leased, CloseReason::PeerClosedIdle, now)
+                                .is_some()
+                        );
                     }
                 }
                 Event::PeerClosed(which) => {
                     if let Some((id, since, _)) = pick(&mut self.parked, which) {
-                        let farewell = pool.peer_closed(id, now).unwrap();
+                        let farewell = pool
+                            .peer_closed(id, CloseReason::PeerClosedIdle, now)
+                            .unwrap();
                         assert_eq!(farewell.idle, now - since);
-                        assert_eq!(pool.peer_closed(id, now), None, "ended twice");
+                        assert_eq!(
+                            pool.peer_closed(id, CloseReason::PeerClosedIdle, now),
+                            None,
+                            "ended twice"
+                        );
                     }
                 }
                 Event::LendAndAdopt => {

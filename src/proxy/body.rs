@@ -2,6 +2,8 @@
 //! response's to the client, which carries the lease and ends it exactly once.
 
 use std::cell::RefCell;
+use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -21,7 +23,7 @@ use crate::pool::{End, Lease};
 
 use super::replay::Kept;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A lease on a connection that carries request bodies of clients.
 pub(super) type BackendLease = Lease<Connector<RequestBody>>;
@@ -260,6 +262,30 @@ impl RelayBody {
     }
 }
 
+/// Why a connection ends whose response's body could not be read on.
+fn reason_of(error: &hyper::Error) -> CloseReason {
+    if is_nonsense(error) {
+        CloseReason::Protocol
+    } else {
+        CloseReason::PeerClosedBusy
+    }
+}
+
+/// Whether what a backend sent is the trouble, and not that its connection ended: no HTTP, chunks that
+/// are none, too many interim responses.
+pub(super) fn is_nonsense(error: &hyper::Error) -> bool {
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<io::Error>());
+    error.is_parse()
+        || cause.is_some_and(|cause| {
+            matches!(
+                cause.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+            )
+        })
+}
+
 impl Relay {
     /// The response has been read to its end.
     fn finish(&mut self) {
@@ -274,6 +300,7 @@ impl Relay {
             | (Verdict::Keep, AfterResponse::Ready) => End::Complete,
             (Verdict::Keep, AfterResponse::Closed) => End::Spent(CloseReason::PeerAsked),
             (_, AfterResponse::Busy) => End::Spent(CloseReason::EarlyResponse),
+            (_, AfterResponse::Spoke) => End::Spent(CloseReason::Protocol),
         };
         lease.finish(end, now);
         self.client.response_over(now);
@@ -328,9 +355,9 @@ impl Body for RelayBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(
-                relay.break_off(CloseReason::PeerClosedBusy, &error)
-            ))),
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err(relay.break_off(reason_of(&error), &error))))
+            }
             Poll::Ready(None) => {
                 relay.finish();
                 Poll::Ready(None)

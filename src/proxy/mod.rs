@@ -265,7 +265,7 @@ fn failed(
     match fault {
         Some(BodyFault::TooLong(limit)) => Failure::BodyTooLong(limit),
         Some(BodyFault::Unreadable) => Failure::BadRequest("The request body could not be read."),
-        None if error.is_parse() => Failure::BadAnswer {
+        None if body::is_nonsense(&error) => Failure::BadAnswer {
             backend,
             source: Some(error),
         },

@@ -10,6 +10,7 @@ mod support;
 mod balance;
 mod bodies;
 mod counts;
+mod desync;
 mod errors;
 mod forwarding;
 mod headers;

@@ -28,6 +28,10 @@ use crate::{OK, answer, get, post};
 /// The backends' idle timeout, in milliseconds.
 const IDLE: u32 = 100;
 
+/// What is safe beside that. The difference is how late the backend, the proxy and the machine may be:
+/// with 50 ms, and compilers running beside it, 87 of 100,000 POSTs were lost.
+const SAFE_IDLE: Duration = Duration::from_millis(20);
+
 /// Clients at once.
 const CLIENTS: u32 = 64;
 
@@ -265,11 +269,11 @@ fn no_other_request_is_sent_twice_even_where_it_is_lost() {
 fn no_other_request_is_lost_if_safe_idle_is_below_the_backends_timeout() {
     let node = Node::start(IDLE, false);
     let proxy = naive(node.addr, |upstream| {
-        upstream.pool.safe_idle = Duration::from_millis(50);
+        upstream.pool.safe_idle = SAFE_IDLE;
     });
     // Some take a connection that waits, and some would take one that is too old for them.
-    let outcome = volleys(&proxy, Duration::from_millis(50), requests(), 0, pay);
-    outcome.report("node, POST, safe_idle 50 ms");
+    let outcome = volleys(&proxy, SAFE_IDLE, requests(), 0, pay);
+    outcome.report("node, POST, safe_idle 20 ms");
     assert_eq!(outcome.failed, 0);
     assert_eq!(outcome.crossed(), 0);
     assert_eq!(
