@@ -456,6 +456,10 @@ pub fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
     }
 }
 
+/// What `timeout=0` stands for: Node.js and Apache httpd cut a timeout below a second off to whole
+/// seconds (`_http_outgoing.js`, `ap_set_keepalive`). Who means none says `Connection: close`.
+const BELOW_A_SECOND: Duration = Duration::from_millis(500);
+
 /// Reads `Keep-Alive: timeout=N, max=M`; what it does not understand says nothing.
 fn hint(value: &HeaderValue) -> Hint {
     let mut hint = Hint::default();
@@ -469,7 +473,10 @@ fn hint(value: &HeaderValue) -> Hint {
         let number = number.trim().trim_matches('"').parse::<u32>();
         match (name.trim(), number) {
             (name, Ok(seconds)) if name.eq_ignore_ascii_case("timeout") => {
-                hint.timeout = Some(Duration::from_secs(seconds.into()));
+                hint.timeout = Some(match seconds {
+                    0 => BELOW_A_SECOND,
+                    _ => Duration::from_secs(seconds.into()),
+                });
             }
             (name, Ok(more)) if name.eq_ignore_ascii_case("max") => hint.max = Some(more),
             _ => {}
@@ -598,6 +605,24 @@ mod tests {
             lines(&parts.headers),
             ["accept: */*", "content-length: 3", "host: a"]
         );
+    }
+
+    #[test]
+    fn what_a_backend_says_of_its_connection_is_read() {
+        for (text, timeout_ms, max) in [
+            ("timeout=5, max=99", Some(5000), Some(99)),
+            ("timeout=1", Some(1000), None),
+            ("timeout=0", Some(500), None),
+            ("Max = 0, TIMEOUT=\"7\"", Some(7000), Some(0)),
+            ("timeout=-1, timeouts=3, max", None, None),
+            ("timeout=99999999999", None, None),
+        ] {
+            let expected = Hint {
+                timeout: timeout_ms.map(Duration::from_millis),
+                max,
+            };
+            assert_eq!(hint(&HeaderValue::from_static(text)), expected, "{text}");
+        }
     }
 
     #[test]

@@ -341,6 +341,31 @@ fn what_the_backend_says_of_its_timeout_is_heeded() {
     }
 }
 
+#[test]
+fn a_timeout_below_a_second_is_heeded_although_it_is_said_to_be_zero() {
+    let httpd = Httpd::start("KeepAliveTimeout 900ms");
+    httpd.file("index.html", "ok");
+    let said = {
+        let mut client = Client::connect(httpd.addr);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+        let response = client.response();
+        response.header("Keep-Alive").unwrap_or_default().to_owned()
+    };
+    assert!(said.starts_with("timeout=0,"), "{said}");
+    let proxy = TestProxy::to(httpd.addr).unlimited().start();
+    let mut client = Client::connect(proxy.addr());
+    for _ in 0..3 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    assert_eq!(proxy.figures().counts.reused, 2);
+    let parked = Instant::now();
+    proxy.wait_closed_for(CloseReason::IdleTimeout, 1);
+    let waited = parked.elapsed();
+    assert!(waited < Duration::from_millis(800), "{waited:?}");
+    let figures = proxy.figures();
+    assert_eq!(figures.closed_for(CloseReason::PeerClosedIdle), 0);
+}
+
 /// Answers the first request of each connection, reads the second and closes: what a request sees
 /// whose way crosses that of the backend's FIN. `reset`: with a reset.
 fn closing(reset: bool) -> Backend {
