@@ -435,6 +435,30 @@ pub const UPSTREAMS: Table = Table {
             nginx: "`proxy_read_timeout`, `proxy_send_timeout` (60s)",
         },
         // Sending a request again.
+        Setting {
+            name: "retry_body",
+            alias: None,
+            takes: Takes::Bytes {
+                least: 0,
+                most: 1 << 30,
+                zero: Some("keeps none"),
+            },
+            default: Default::Is("\"64k\""),
+            meaning: "How much of a request's body is kept while it passes, so that the request can be sent again.",
+            apache: "none",
+            nginx: "`proxy_request_buffering` (on: all of it)",
+        },
+        Setting {
+            name: "probe_idle",
+            alias: None,
+            takes: Takes::TimeOrOff {
+                zero: "always asks",
+            },
+            default: Default::Is("\"100ms\""),
+            meaning: "How long a connection has to have been idle to be asked by a system call, before it is used, whether its backend has closed it. `off` never asks.",
+            apache: "always asks",
+            nginx: "none",
+        },
         // Closing a connection.
         Setting {
             name: "short_mode",

@@ -10,7 +10,7 @@ use super::file::Placed;
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
 use super::transport::transport;
-use super::values::{Scalar, keep_alive, number, set, switch, time};
+use super::values::{Scalar, keep_alive, number, set, set_time_or_off, switch, time};
 use super::{address, keys, sockets};
 use crate::backend::{self, Closing, Forwarded, ServerSettings, ShortMode};
 use crate::keepalive::KeepAlive;
@@ -104,6 +104,11 @@ fn upstream(
         time(reader, section, "connect_timeout"),
     );
     set(&mut settings.timeout, time(reader, section, "timeout"));
+    set(
+        &mut settings.retry_body,
+        number(reader, section, "retry_body"),
+    );
+    set_time_or_off(&mut settings.probe_idle, reader, section, "probe_idle");
     set(
         &mut settings.preserve_host,
         switch(reader, section, "preserve_host"),

@@ -14,7 +14,7 @@ use crate::keepalive::{CloseReason, Verdict};
 
 use super::settings::Settings;
 use super::table::{ConnId, Entry, Life, Phase, Table};
-use super::words::{End, Farewell, Free, Hint, Identity, Leased, Need, Wants};
+use super::words::{End, Farewell, Free, Gone, Hint, Identity, Leased, Need, Wants};
 
 /// How many young connections are passed over at most to find an older one.
 const PASSED_OVER: usize = 32;
@@ -279,30 +279,29 @@ impl PoolState {
         None
     }
 
-    /// The connection under `id` turned out to be closed by its peer.
+    /// The connection under `id` turned out to be closed by its peer, or to have said what nobody asked
+    /// for.
     ///
     /// It ends if it was idle. One that carries several exchanges is not leased again, and ends
-    /// with the last of them, for the reason `busy`; one with a single exchange is ended by its
+    /// with the last of them; one with a single exchange is ended by its
     /// [`release`](Self::release); one that has ended already is not found.
-    pub fn peer_closed(&mut self, id: ConnId, busy: CloseReason, now: Instant) -> Option<Farewell> {
+    pub fn peer_closed(&mut self, id: ConnId, why: Gone, now: Instant) -> Option<Farewell> {
         let entry = self.table.entry(id)?;
         match entry.phase {
-            Phase::Free { .. } if entry.leases == 0 => {
-                Some(self.end_idle(id.index, CloseReason::PeerClosedIdle, now))
-            }
+            Phase::Free { .. } if entry.leases == 0 => Some(self.end_idle(id.index, why.idle, now)),
             Phase::Free { .. } | Phase::Busy if entry.streams > 1 => {
-                self.retire(id, busy);
+                self.retire(id, why.busy);
                 None
             }
             Phase::Free { .. } | Phase::Opening | Phase::Busy => None,
         }
     }
 
-    /// Takes back the grant of a connection that turned out to be closed before it was used.
-    pub fn stale(&mut self, leased: Leased, now: Instant) -> Option<Farewell> {
+    /// Takes back the grant of a connection that turned out to be unusable, and why.
+    pub fn stale(&mut self, leased: Leased, why: CloseReason, now: Instant) -> Option<Farewell> {
         self.leased_mut(leased.id).life.exchanges -= 1;
         self.counts.reused -= u64::from(leased.exchange > 1);
-        self.retire(leased.id, CloseReason::PeerClosedIdle);
+        self.retire(leased.id, why);
         self.give_back(leased.id, now, now)
     }
 
@@ -747,14 +746,8 @@ mod tests {
         let second = open(&mut pool, now);
         assert_eq!(first.index(), second.index());
         assert_eq!(done(&mut pool, second, now), None);
-        assert_eq!(
-            pool.peer_closed(first, CloseReason::PeerClosedBusy, now),
-            None
-        );
-        assert!(
-            pool.peer_closed(second, CloseReason::PeerClosedBusy, now)
-                .is_some()
-        );
+        assert_eq!(pool.peer_closed(first, Gone::CLOSED, now), None);
+        assert!(pool.peer_closed(second, Gone::CLOSED, now).is_some());
         pool.check();
     }
 
@@ -933,7 +926,7 @@ mod tests {
         let id = pool.opening(now, Identity(None));
         let _first = pool.opened(id, 9, 0, now);
         let _second = reuse(&mut pool, now);
-        assert_eq!(pool.peer_closed(id, CloseReason::PeerClosedBusy, now), None);
+        assert_eq!(pool.peer_closed(id, Gone::CLOSED, now), None);
         assert_eq!(pool.acquire(now, ANY), None);
         assert_eq!(done(&mut pool, id, now), None);
         assert_eq!(done(&mut pool, id, now), Some(CloseReason::PeerClosedBusy));
@@ -1139,20 +1132,17 @@ mod tests {
                     let reused = |(leased, _): &(Leased, Known)| leased.exchange > 1;
                     if let Some(at) = self.leased.iter().position(reused) {
                         let (leased, _) = self.leased.swap_remove(at.max(which.min(at)));
-                        assert!(pool.stale(leased, now).is_some());
+                        assert!(
+                            pool.stale(leased, CloseReason::PeerClosedIdle, now)
+                                .is_some()
+                        );
                     }
                 }
                 Event::PeerClosed(which) => {
                     if let Some((id, since, _)) = pick(&mut self.parked, which) {
-                        let farewell = pool
-                            .peer_closed(id, CloseReason::PeerClosedBusy, now)
-                            .unwrap();
+                        let farewell = pool.peer_closed(id, Gone::CLOSED, now).unwrap();
                         assert_eq!(farewell.idle, now - since);
-                        assert_eq!(
-                            pool.peer_closed(id, CloseReason::PeerClosedBusy, now),
-                            None,
-                            "ended twice"
-                        );
+                        assert_eq!(pool.peer_closed(id, Gone::CLOSED, now), None, "ended twice");
                     }
                 }
                 Event::LendAndAdopt => {
