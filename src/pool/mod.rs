@@ -143,6 +143,17 @@ impl<C: Connect> Pool<C> {
         self.0.drain(Instant::now());
     }
 
+    /// Closes the idle connections that speak for somebody who has gone: nobody else can use them.
+    pub fn end_of(&self, gone: Identity) {
+        let (inner, now) = (&self.0, Instant::now());
+        loop {
+            let ended = inner.state.borrow_mut().evict_of(gone, now);
+            let Some((id, farewell)) = ended else { break };
+            inner.close_parked(id, farewell, now);
+        }
+        inner.settle(now);
+    }
+
     /// Whether nothing is left of it.
     pub fn is_empty(&self) -> bool {
         let counts = *self.0.state.borrow().counts();

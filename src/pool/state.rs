@@ -336,14 +336,19 @@ impl PoolState {
 
     /// Ends the connection that has been idle for the longest, to make room.
     pub fn evict(&mut self, now: Instant) -> Option<(ConnId, Farewell)> {
-        self.end_oldest(CloseReason::Surplus, now)
+        self.end_oldest(CloseReason::Surplus, now, |_| true)
+    }
+
+    /// Ends an idle connection that speaks for somebody who has gone. Ask again until there is none.
+    pub fn evict_of(&mut self, gone: Identity, now: Instant) -> Option<(ConnId, Farewell)> {
+        self.end_oldest(CloseReason::Surplus, now, |life| life.identity == gone)
     }
 
     /// Ends one idle connection, and from now on every leased one at its release. Ask again until
     /// there is none.
     pub fn drain(&mut self, now: Instant) -> Option<(ConnId, Farewell)> {
         self.draining = true;
-        self.end_oldest(CloseReason::Drain, now)
+        self.end_oldest(CloseReason::Drain, now, |_| true)
     }
 
     /// Whether this pool is being emptied.
@@ -351,11 +356,16 @@ impl PoolState {
         self.draining
     }
 
-    fn end_oldest(&mut self, reason: CloseReason, now: Instant) -> Option<(ConnId, Farewell)> {
+    fn end_oldest(
+        &mut self,
+        reason: CloseReason,
+        now: Instant,
+        fits: impl Fn(&Life) -> bool,
+    ) -> Option<(ConnId, Farewell)> {
         let mut next = self.table.oldest();
         while let Some(index) = next {
             let entry = &self.table[index];
-            if entry.leases == 0 {
+            if entry.leases == 0 && fits(&entry.life) {
                 let id = self.table.id(index);
                 return Some((id, self.end_idle(index, reason, now)));
             }

@@ -31,6 +31,7 @@ use tracing::{debug, info, warn};
 use crate::backend::{self, SendError};
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
+use crate::pool::Identity;
 use crate::route::Router;
 
 use body::BackendLease;
@@ -97,6 +98,15 @@ impl Proxy {
     pub fn drain(&self) {
         for upstream in &self.upstreams {
             upstream.drain();
+        }
+    }
+
+    /// A client has gone. Connections to backends that know it by name are of no more use.
+    pub fn client_left(&self, client: &Conn) {
+        if let Some(ends) = client.known_ends() {
+            for upstream in &self.upstreams {
+                upstream.client_left(Identity(Some(ends)));
+            }
         }
     }
 
