@@ -134,6 +134,7 @@ fn hint(setting: &str, error: &io::Error) -> &'static str {
     match (setting, error.raw_os_error()) {
         ("mark", Some(libc::EPERM)) => " (SO_MARK needs CAP_NET_ADMIN)",
         ("source_port_range", Some(libc::ENOPROTOOPT)) => " (it needs Linux 6.3)",
+        ("bind_device", Some(libc::EPERM)) => " (before Linux 5.7 it needs CAP_NET_RAW)",
         ("bind_device", Some(libc::ENODEV)) => " (`ip link` lists those there are)",
         _ => "",
     }
@@ -347,11 +348,13 @@ mod tests {
             source_ports: Some(ports),
             ..options()
         };
-        for _ in 0..20 {
-            let port = connected(&few, "127.0.0.1", |socket| {
+        let has_v6 = TcpListener::bind("[::1]:0").is_ok();
+        let hosts = ["127.0.0.1", if has_v6 { "::1" } else { "127.0.0.1" }];
+        for host in hosts.iter().cycle().take(20) {
+            let port = connected(&few, host, |socket| {
                 socket.local_addr().unwrap().as_socket().unwrap().port()
             });
-            assert!((ports.low..=ports.high).contains(&port), "{port}");
+            assert!((ports.low..=ports.high).contains(&port), "{host}: {port}");
         }
         let backend = "127.0.0.1:1".parse().unwrap();
         few.check(backend, &[]).unwrap();

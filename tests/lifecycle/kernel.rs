@@ -510,6 +510,30 @@ fn open_from(source: &str, address: SocketAddr, count: usize) -> Vec<net::Connec
     (0..count).map(|_| open().unwrap()).collect()
 }
 
+#[test]
+fn a_source_address_has_its_ports_for_each_backend_anew_and_takes_them_from_nobody() {
+    in_own_network(
+        "a_source_address_has_its_ports_for_each_backend_anew_and_takes_them_from_nobody",
+        || {
+            let backends = [(); 3].map(|()| EmbeddedBackend::start("app", &[local(0)]).unwrap());
+            let [one, two, third] = backends.each_ref().map(|backend| backend.addresses()[0]);
+            let proxies = [one, two].map(|address| from_sources(address, &["127.0.4.1"]));
+            let mut clients = proxies.each_ref().map(Proxy::client);
+            narrow(20_000, 20_019);
+            // Bound without IP_BIND_ADDRESS_NO_PORT, they would be 20 in all, and the ports lost to
+            // every other program as well.
+            for n in 0..20 {
+                for client in &mut clients {
+                    assert_eq!(ask(client, GET).status, 200, "request {n}");
+                }
+            }
+            assert_left(one, 20, 0);
+            assert_left(two, 20, 0);
+            TcpStream::connect(third).unwrap();
+        },
+    );
+}
+
 /// The CPU time of this process's workers so far.
 fn cpu_of_workers() -> Duration {
     let mut total = Duration::ZERO;
