@@ -362,16 +362,9 @@ impl PoolState {
         now: Instant,
         fits: impl Fn(&Life) -> bool,
     ) -> Option<(ConnId, Farewell)> {
-        let mut next = self.table.oldest();
-        while let Some(index) = next {
-            let entry = &self.table[index];
-            if entry.leases == 0 && fits(&entry.life) {
-                let id = self.table.id(index);
-                return Some((id, self.end_idle(index, reason, now)));
-            }
-            next = entry.newer();
-        }
-        None
+        let index = self.table.oldest_idle(fits)?;
+        let id = self.table.id(index);
+        Some((id, self.end_idle(index, reason, now)))
     }
 
     /// The connection that would be leased next to whoever it suits.
@@ -380,7 +373,7 @@ impl PoolState {
         while let Some(index) = next {
             let entry = &self.table[index];
             if !self.is_too_old(entry, now) {
-                return Some(self.free(index, now));
+                return Some(self.table.free(index, now));
             }
             next = entry.older();
         }
@@ -391,7 +384,7 @@ impl PoolState {
     pub fn idle_for(&mut self, now: Instant, wants: Wants) -> Option<Free> {
         let index = self.choose(now, wants)?;
         // One that is in use as well cannot leave.
-        (self.table[index].leases == 0).then(|| self.free(index, now))
+        (self.table[index].leases == 0).then(|| self.table.free(index, now))
     }
 
     /// Leases this one of the free connections.
@@ -516,17 +509,6 @@ impl PoolState {
             .expect("a leased id is known until its release");
         assert!(entry.leases > 0, "{id:?} is not leased");
         entry
-    }
-
-    fn free(&self, index: u32, now: Instant) -> Free {
-        let entry = &self.table[index];
-        Free {
-            id: self.table.id(index),
-            identity: entry.life.identity,
-            idle: entry.waited_at(now),
-            is_new: entry.life.exchanges == 0,
-            is_idle: entry.leases == 0,
-        }
     }
 
     fn lease(&mut self, index: u32, now: Instant) -> Leased {

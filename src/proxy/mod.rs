@@ -207,33 +207,23 @@ impl Proxy {
             {
                 replay.let_body_go();
             }
-            let mut refused = false;
-            let (failure, unsent) = match answered(client, sent).await {
+            let lost = match answered(client, backend, lease.is_reused(), sent).await {
                 Ok(response) => break response,
-                Err(Unanswered::Expired(wait)) => (expired(wait, backend), None),
-                Err(Unanswered::Unsent(unsent, error)) => (
-                    failed(error, client.body_fault(), backend, lease.is_reused()),
-                    Some(*unsent),
-                ),
-                Err(Unanswered::Refused(error)) => {
-                    refused = true;
-                    let again = lease.is_reused();
-                    (failed(error, client.body_fault(), backend, again), None)
-                }
-                Err(Unanswered::Failed(error)) => (
-                    failed(error, client.body_fault(), backend, lease.is_reused()),
-                    None,
-                ),
+                Err(lost) => lost,
             };
-            let unanswered = matches!(failure, Failure::NoAnswer { .. });
-            let reused = lease.is_reused();
-            let conn = lease.conn();
-            let attempt = Attempt {
-                reused,
-                before,
-                unsent: unsent.is_some() || unanswered && !conn.has_sent(),
+            let Unanswered {
+                failure,
+                unsent,
                 refused,
-                silent: unanswered && !conn.has_heard(),
+            } = *lost;
+            let (is_reused, conn) = (lease.is_reused(), lease.conn());
+            let is_silence = matches!(failure, Failure::NoAnswer { .. });
+            let attempt = Attempt {
+                reused: is_reused,
+                before,
+                unsent: unsent.is_some() || is_silence && !conn.has_sent(),
+                refused,
+                silent: is_silence && !conn.has_heard(),
                 idempotent,
                 whole: unsent.is_some() || replay.as_ref().is_some_and(Replay::is_whole),
             };
@@ -273,33 +263,37 @@ fn wish(lease: &BackendLease, settings: &backend::Settings) -> Wish {
     }
 }
 
-/// Why there is no response.
-enum Unanswered {
-    /// Nothing of the request was sent; here it is, and why.
-    Unsent(Box<Request<RequestBody>>, hyper::Error),
+/// A request without a response.
+struct Unanswered {
+    failure: Failure,
+    /// The request, if nothing of it was sent.
+    unsent: Option<Request<RequestBody>>,
     /// The backend says that it has not processed it.
-    Refused(hyper::Error),
-    /// A wait of the exchange lasted too long.
-    Expired(Wait),
-    Failed(hyper::Error),
+    refused: bool,
 }
 
 /// Waits for a response's head, as long as the exchange's waits allow.
 async fn answered(
     client: &Conn,
+    backend: &Backend,
+    reused: bool,
     mut sent: Pin<&mut impl Future<Output = Result<Response<Incoming>, SendError<RequestBody>>>>,
-) -> Result<Response<Incoming>, Unanswered> {
+) -> Result<Response<Incoming>, Box<Unanswered>> {
     poll_fn(|cx| {
         if let Some(wait) = client.expired() {
-            return Poll::Ready(Err(Unanswered::Expired(wait)));
+            return Poll::Ready(Err(Box::new(Unanswered {
+                failure: expired(wait, backend),
+                unsent: None,
+                refused: false,
+            })));
         }
-        sent.as_mut()
-            .poll(cx)
-            .map_err(|failed| match failed.unsent {
-                Some(unsent) => Unanswered::Unsent(Box::new(unsent), failed.error),
-                None if failed.not_processed => Unanswered::Refused(failed.error),
-                None => Unanswered::Failed(failed.error),
+        sent.as_mut().poll(cx).map_err(|lost| {
+            Box::new(Unanswered {
+                failure: failed(lost.error, client.body_fault(), backend, reused),
+                unsent: lost.unsent,
+                refused: lost.not_processed,
             })
+        })
     })
     .await
 }
