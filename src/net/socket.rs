@@ -165,11 +165,18 @@ impl Socket {
         self.peer_closed.get()
     }
 
-    /// Says the end of TLS where there is TLS, as far as that can be written at once.
+    /// Says the end of TLS where there is TLS, as far as that can be written at once. It goes out
+    /// together with the FIN that the close of this socket sends: alone, it would make the peer
+    /// close first. Not for a peer that has closed: it would answer with a reset.
     pub fn close_notify(&self) {
-        let mut cx = Context::from_waker(Waker::noop());
+        let mut wire = self.wire.borrow_mut();
+        if !wire.is_tls() {
+            return;
+        }
         // Who is gone already does not mind.
-        let _ = self.wire.borrow_mut().poll_close_notify(&mut cx);
+        let _ = rustix::net::sockopt::set_tcp_cork(wire.raw(), true);
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = wire.poll_close_notify(&mut cx);
     }
 
     /// A message's head is about to come in: note its names.

@@ -27,9 +27,14 @@ const INSIDE: &str = "WARMLINE_TEST_OWN_NETWORK";
 
 const REQUESTS: u64 = 30;
 
-/// Runs `body` in a network namespace of its own: there, or in the second run of the test called
-/// `name` that this starts.
+/// Runs `body` in a network namespace of its own, for a test of this file called `name`.
 fn in_own_network(name: &str, body: fn()) {
+    in_network_of_its_own(&format!("kernel::{name}"), body);
+}
+
+/// Runs `body` in a network namespace of its own: there, or in the second run of the test called
+/// `name`, its module in front, that this starts.
+pub fn in_network_of_its_own(name: &str, body: fn()) {
     if env::var_os(INSIDE).is_some() {
         let setting = "/proc/sys/net/ipv4/tcp_tw_reuse";
         if fs::write(setting, "0").is_err() {
@@ -59,7 +64,7 @@ fn in_own_network(name: &str, body: fn()) {
     let output = unshare()
         .args(["ip link set lo up && exec \"$@\"", "sh"])
         .arg(env::current_exe().unwrap())
-        .args([&format!("kernel::{name}"), "--exact", "--nocapture"])
+        .args([name, "--exact", "--nocapture"])
         .env(INSIDE, "1")
         .output()
         .expect("unshare can be run");
@@ -83,7 +88,7 @@ fn time_wait(address: SocketAddr) -> (u64, u64) {
 /// Waits until `ours` and `theirs` sockets of `address` are in TIME_WAIT and nothing of it is open;
 /// then `ss` says the same.
 #[track_caller]
-fn assert_left(address: SocketAddr, ours: u64, theirs: u64) {
+pub fn assert_left(address: SocketAddr, ours: u64, theirs: u64) {
     let mut seen = None;
     let end = tokio::time::Instant::now() + PATIENCE;
     while seen != Some((ours, theirs)) {
@@ -184,6 +189,11 @@ fn born_and_reset() -> (u64, u64) {
         counter("/proc/net/netstat", "TcpExt:", "TW"),
         counter("/proc/net/snmp", "Tcp:", "OutRsts"),
     )
+}
+
+/// Resets sent.
+pub fn resets() -> u64 {
+    born_and_reset().1
 }
 
 /// Sends [`REQUESTS`] under these settings; so many connections end, and each leaves so many
