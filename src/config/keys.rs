@@ -474,6 +474,7 @@ pub const UPSTREAMS: Table = Table {
         sockets::MARK,
         sockets::DSCP,
         sockets::BIND_DEVICE,
+        sockets::TCP_FASTOPEN,
         // TLS and protocols.
         transport::PROTOCOL,
         transport::MAX_STREAMS,

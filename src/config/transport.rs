@@ -212,6 +212,15 @@ fn check(settings: &backend::Settings, section: &Section<'_>, reader: &mut Reade
             "add `tls = true`, or say which: \"http/1.1\" or \"h2\"",
         );
     }
+    if settings.sockets.fast_open && settings.tls.is_none() {
+        fault(
+            reader,
+            section,
+            "tcp_fastopen",
+            format!("{} has `tcp_fastopen` and speaks no TLS", section.header),
+            "without TLS a request could arrive twice: add `tls = true`, or remove it",
+        );
+    }
     if settings.proxy_protocol.is_some() && settings.pool.min_idle > 0 {
         fault(
             reader,

@@ -94,10 +94,10 @@ fn upstream(
     settings.pool.keep_alive = keep_alive(reader, section, KeepAlive::BACKEND);
     limits(&mut settings.pool, section, reader);
     settings.closing = closing::closing(section, reader);
-    transport(&mut settings, section, reader);
     settings.resolve = resolve(section, reader);
     settings.source_addresses = sockets::addresses(section, reader);
     settings.sockets = sockets::options(section, reader);
+    transport(&mut settings, section, reader);
     set(
         &mut settings.connect_timeout,
         time(reader, section, "connect_timeout"),

@@ -45,6 +45,11 @@ impl TcpConnect {
         }
     }
 
+    /// Whether a connection may still fail to open once it is there.
+    pub(super) fn is_put_off(&self) -> bool {
+        self.options.fast_open
+    }
+
     async fn open(&self, backend: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
         let socket = new_socket(backend)?;
         self.options.prepare(&socket, backend, source)?;

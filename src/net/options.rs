@@ -61,6 +61,15 @@ pub struct SocketOptions {
     ///
     /// Default: whichever the routing table says. Source: `HAProxy`, `interface`.
     pub device: Option<String>,
+
+    /// Whether the first bytes go out with the SYN, to a backend that has given a cookie before:
+    /// `TCP_FASTOPEN_CONNECT`, RFC 7413. It saves a round trip of each new connection.
+    ///
+    /// Only for backends with TLS: what goes with a SYN may arrive twice, which does no harm to a
+    /// handshake, and might be a POST otherwise.
+    ///
+    /// Default: off. Source: `HAProxy`, `server … tfo`.
+    pub fast_open: bool,
 }
 
 /// When a silent peer is asked whether it is there. The kernel counts in whole seconds: parts of one
@@ -208,6 +217,9 @@ impl SocketOptions {
         if let Some(device) = &self.device {
             set.bind_device(Some(device.as_bytes()))
                 .map_err(refused("bind_device"))?;
+        }
+        if self.fast_open {
+            sockopt::fast_open(socket).map_err(refused("tcp_fastopen"))?;
         }
         if let Some(address) = source {
             sockopt::bind_address_no_port(socket)

@@ -174,7 +174,7 @@ fn the_end_of_the_pool_leaves_no_time_wait() {
 }
 
 /// A counter of the kernel, of this network namespace.
-fn counter(file: &str, group: &str, name: &str) -> u64 {
+pub fn counter(file: &str, group: &str, name: &str) -> u64 {
     let text = fs::read_to_string(file).unwrap();
     let mut lines = text.lines().filter(|line| line.starts_with(group));
     let names = lines.next().unwrap().split_whitespace();
@@ -665,6 +665,7 @@ fn the_options_of_sockets_are_seen_by_the_kernel() {
             mark: 0x77,
             dscp: 46,
             device: Some("lo".to_owned()),
+            fast_open: false,
         };
         let said = with(asked);
         for mark in ["timer:(keepalive,", "fwmark:0x77", "%lo:4000", "tos:0xb8"] {

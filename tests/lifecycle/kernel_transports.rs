@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use warmline::backend::{self, Protocol, ShortMode};
 use warmline::net::{CloseMode, TlsSettings};
 
-use crate::kernel::{assert_left, in_network_of_its_own, resets};
+use crate::kernel::{assert_left, counter, in_network_of_its_own, resets};
 use crate::proxy::{GET, NEVER, Proxy, ask, kept, ms};
 use crate::support::certs::Authority;
 use crate::support::nginx::Nginx;
@@ -130,6 +130,58 @@ fn with_http2_each_close_mode_is_as_exact() {
                 };
                 closes(addr, change, REQUESTS / 2, left, resets);
             }
+        },
+    );
+}
+
+#[test]
+fn with_fast_open_the_handshake_begins_with_the_syn() {
+    in_network_of_its_own(
+        "kernel_transports::with_fast_open_the_handshake_begins_with_the_syn",
+        || {
+            // Both sides; the server's is off by default.
+            if std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").is_err() {
+                eprintln!("SKIPPED: net.ipv4.tcp_fastopen cannot be set here");
+                return;
+            }
+            let sent = || counter("/proc/net/netstat", "TcpExt:", "TCPFastOpenActive");
+            let authority = Authority::new();
+            let (nginx, addr) = nginx(&authority, "ssl fastopen=16");
+            let with = |fast_open| {
+                let proxy = Proxy::start(addr, |settings| {
+                    let upstream = &mut settings.upstreams[0];
+                    upstream.tls = Some(TlsSettings {
+                        ca: Some(authority.ca()),
+                        ..TlsSettings::default()
+                    });
+                    upstream.sockets.fast_open = fast_open;
+                    upstream.pool.keep_alive.enabled = false;
+                    settings.client.keep_alive = kept(NEVER, 0);
+                });
+                let before = sent();
+                let mut client = proxy.client();
+                for _ in 0..REQUESTS {
+                    assert_eq!(ask(&mut client, GET).status, 200);
+                }
+                sent() - before
+            };
+            assert_eq!(with(false), 0);
+            // The first one fetches the cookie.
+            assert_eq!(with(true), REQUESTS - 1);
+
+            // A cookie is there and nobody listens any more: that is a connection refused.
+            drop(nginx);
+            let proxy = Proxy::start(addr, |settings| {
+                let upstream = &mut settings.upstreams[0];
+                upstream.tls = Some(TlsSettings {
+                    ca: Some(authority.ca()),
+                    ..TlsSettings::default()
+                });
+                upstream.sockets.fast_open = true;
+            });
+            let refused = ask(&mut proxy.client(), GET);
+            assert_eq!(refused.status, 502);
+            assert!(refused.text().contains("could not be reached"));
         },
     );
 }
