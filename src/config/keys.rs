@@ -491,7 +491,7 @@ pub const UPSTREAMS: Table = Table {
             default: Default::Is("\"ttl\""),
             meaning: "When the names among its servers are looked up again: once the answer's TTL is \
                       over, or not before a reload.",
-            apache: "`disablereuse=On` (each time; kept connections: never)",
+            apache: "`ProxyPass … addressttl=` (once a child process)",
             nginx: "`server … resolve` (off)",
         },
         Setting {
