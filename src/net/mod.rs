@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 pub use close::{CloseMode, linger, wait_for_peer};
 pub use connect::{ConnectError, TcpConnect};
-pub use listen::{ListenError, bind};
+pub use listen::{ListenError, Listening};
 pub use names::WireNames;
 pub use socket::{Peer, Socket, Stream};
 

@@ -98,6 +98,8 @@ pub enum UpstreamChange {
 pub struct Changes {
     /// Whether the routes are others.
     pub routes: bool,
+    /// Whether other addresses are listened on.
+    pub listeners: bool,
     /// Whether new clients are served otherwise.
     pub client: bool,
     /// Whether the shutdown may take another time.
@@ -117,11 +119,9 @@ impl Changes {
         if old.workers != new.workers {
             restart.push("workers");
         }
-        if old.listeners != new.listeners {
-            restart.push("listeners");
-        }
         Changes {
             routes: old.routes != new.routes,
+            listeners: old.listeners != new.listeners,
             client: old.client != new.client,
             shutdown_timeout: old.shutdown_timeout != new.shutdown_timeout,
             resolver: old.resolver != new.resolver,
@@ -141,6 +141,7 @@ impl fmt::Display for Changes {
         let mut parts = Vec::new();
         for (changed, what) in [
             (self.routes, "routes"),
+            (self.listeners, "listeners"),
             (self.client, "client"),
             (self.shutdown_timeout, "shutdown_timeout"),
             (self.resolver, "resolver"),
@@ -295,7 +296,7 @@ mod tests {
                     address: ([127, 0, 0, 1], 1).into(),
                 });
             }),
-            ("nothing".to_owned(), vec!["workers", "listeners"])
+            ("listeners".to_owned(), vec!["workers"])
         );
     }
 
