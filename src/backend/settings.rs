@@ -1,11 +1,13 @@
 //! What is asked for on the backend side.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Closing;
 use crate::keepalive::KeepAlive;
 use crate::lookup;
+use crate::net::{Offer, ProxyProtocol, TlsSettings};
 use crate::pool;
 
 /// An upstream: a named set of backends, and how they are spoken to.
@@ -21,7 +23,32 @@ pub struct Settings {
     /// `keep_alive.enabled` off it is the short mode, one connection a request.
     pub pool: pool::Settings,
 
-    /// The longest opening a connection may take, until the TCP handshake is over.
+    /// What is spoken on their connections.
+    ///
+    /// Default: HTTP/1.1. Source: nginx, `proxy_http_version`; Apache httpd 2.4, `h2:` and `h2c:`
+    /// of `mod_proxy_http2`.
+    pub protocol: Protocol,
+
+    /// The most exchanges at once on one HTTP/2 connection; fewer where the backend takes fewer
+    /// (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    ///
+    /// Default: 100. Source: Envoy, `max_concurrent_streams`.
+    pub max_streams: NonZeroU32,
+
+    /// Whether TLS is spoken to them, and how.
+    ///
+    /// Default: no.
+    pub tls: Option<TlsSettings>,
+
+    /// Whether a connection begins with a PROXY header that names the client it was opened for. It
+    /// then carries requests of that client's connection only.
+    ///
+    /// Default: no. Source: `HAProxy`, `send-proxy` and `send-proxy-v2`; nginx (stream),
+    /// `proxy_protocol`.
+    pub proxy_protocol: Option<ProxyProtocol>,
+
+    /// The longest opening a connection may take, until HTTP can begin: TCP, the PROXY header, TLS,
+    /// and HTTP/2's first settings.
     ///
     /// Default: 5 s. Source: Apache httpd 2.4, `mod_proxy`'s `connectiontimeout`.
     pub connect_timeout: Duration,
@@ -62,6 +89,10 @@ impl Settings {
             name: name.into(),
             servers,
             pool: pool::Settings::new(KeepAlive::BACKEND),
+            protocol: Protocol::default(),
+            max_streams: NonZeroU32::new(100).expect("it is not zero"),
+            tls: None,
+            proxy_protocol: None,
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_mins(1),
             preserve_host: true,
@@ -87,12 +118,35 @@ impl Settings {
     }
 }
 
+/// What is spoken on the connections to backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1: one exchange at a time on a connection. The default.
+    #[default]
+    Http1,
+    /// HTTP/2: many at a time. With TLS it has to be chosen by the backend (ALPN); without, it is
+    /// spoken at once ("prior knowledge").
+    Http2,
+    /// Whichever the backend chooses within TLS, HTTP/2 preferred.
+    Either,
+}
+
+impl Protocol {
+    /// What is offered within TLS.
+    pub fn offer(self) -> Offer {
+        Offer {
+            http2: self != Protocol::Http1,
+            http1: self != Protocol::Http2,
+        }
+    }
+}
+
 /// One backend of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
     /// `host:port`, as written: an IPv4 address, an IPv6 address in brackets, or a name, which stands
     /// for all addresses it has at the time. Or `srv+` and the name of a service, whose SRV records
-    /// have the names, the ports and the weights.
+    /// have the names, the ports and the weights. Or `unix:` and the path of a Unix socket.
     pub address: String,
 
     /// Its share of the requests, beside the others' weights. 0 takes it out of the rotation.
@@ -108,6 +162,32 @@ impl ServerSettings {
             address: address.into(),
             weight: 1,
         }
+    }
+
+    /// The path of its Unix socket, if it is at one.
+    pub fn unix(&self) -> Option<&str> {
+        self.address.strip_prefix("unix:")
+    }
+
+    /// Its host as written, without port and brackets: of a service, the name without what says
+    /// which service.
+    pub fn host(&self) -> &str {
+        if self.unix().is_some() {
+            return "localhost";
+        }
+        if let Some(mut name) = self.address.strip_prefix(lookup::SERVICE) {
+            while name.starts_with('_')
+                && let Some((_, rest)) = name.split_once('.')
+            {
+                name = rest;
+            }
+            return name;
+        }
+        let host = self
+            .address
+            .rsplit_once(':')
+            .map_or(&*self.address, |(host, _)| host);
+        host.trim_matches(['[', ']'])
     }
 }
 

@@ -9,6 +9,8 @@ use crate::lookup::SERVICE;
 /// The port of a backend that names none: HTTP's own.
 const HTTP_PORT: u16 = 80;
 
+/// The same with TLS.
+const HTTPS_PORT: u16 = 443;
 /// The port of a name server that names none.
 const DNS_PORT: u16 = 53;
 
@@ -52,10 +54,13 @@ pub enum Wrong {
     #[error("`{0}` is not a host name")]
     HostName(String),
     /// TLS was asked for.
-    #[error("TLS to backends is not supported yet")]
+    #[error("`https://` needs `tls = true` in its upstream")]
     Https,
+    /// A Unix socket without a path that is absolute.
+    #[error("a Unix socket is written with its whole path, such as `unix:/run/app.sock`")]
+    UnixPath,
     /// A scheme other than `http`.
-    #[error("`{0}://` is not spoken; only `http://` is")]
+    #[error("`{0}://` is not spoken; only `http://` and, with `tls = true`, `https://` are")]
     Scheme(String),
     /// Something after the port.
     #[error("a backend is an address without a path")]
@@ -149,13 +154,20 @@ pub fn name_server(text: &str) -> Result<SocketAddr, Wrong> {
 ///
 /// # Errors
 /// When it has a path, a scheme that is not spoken, or a host or port that cannot be.
-pub fn server(text: &str) -> Result<String, Wrong> {
+pub fn server(text: &str, tls: bool) -> Result<String, Wrong> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        if !path.starts_with('/') || path.ends_with('/') {
+            return Err(Wrong::UnixPath);
+        }
+        return Ok(text.to_owned());
+    }
     if let Some(name) = text.strip_prefix(SERVICE) {
         return service(name).map(|()| text.to_owned());
     }
     let address = match text.split_once("://") {
         None => text,
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") && !tls => rest,
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") && tls => rest,
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(Wrong::Https),
         Some((scheme, _)) => return Err(Wrong::Scheme(scheme.to_owned())),
     };
@@ -179,6 +191,7 @@ pub fn server(text: &str) -> Result<String, Wrong> {
     match after.map(port).transpose()? {
         Some(0) => Err(Wrong::PortZero),
         Some(port) => Ok(format!("{host}:{port}")),
+        None if tls => Ok(format!("{host}:{HTTPS_PORT}")),
         None => Ok(format!("{host}:{HTTP_PORT}")),
     }
 }
@@ -371,7 +384,7 @@ mod tests {
             ("HTTP://app", "app:80"),
             ("srv+_http._tcp.app", "srv+_http._tcp.app"),
         ] {
-            assert_eq!(server(text), Ok(address.into()), "{text}");
+            assert_eq!(server(text, false), Ok(address.into()), "{text}");
         }
     }
 
@@ -387,7 +400,7 @@ mod tests {
             ("app:99999", Wrong::Port("99999".into())),
             ("::1:9000", Wrong::Unbracketed),
             ("https://app", Wrong::Https),
-            ("unix:///run/app.sock", Wrong::Scheme("unix".into())),
+            ("unix:run/app.sock", Wrong::UnixPath),
             ("http://app:9000/", Wrong::Path),
             ("app/path", Wrong::Path),
             ("me:secret@app", Wrong::User),
@@ -401,7 +414,7 @@ mod tests {
             ("srv+[::1]", Wrong::HostName("[::1]".into())),
             ("srv+app/x", Wrong::Path),
         ] {
-            assert_eq!(server(text), Err(wrong), "{text}");
+            assert_eq!(server(text, false), Err(wrong), "{text}");
         }
     }
 
@@ -469,7 +482,7 @@ mod tests {
         fn any_text_has_an_answer(text in ".{0,40}", near in "[0-9a-z.:/\\[\\]*@]{0,12}") {
             for text in [text, near] {
                 let _ = listen(&text);
-                let _ = server(&text);
+                let _ = server(&text, false);
                 let _ = route_host(&text);
                 let _ = route_path(&text);
             }
@@ -478,8 +491,8 @@ mod tests {
         /// What was read as a backend is read the same again.
         #[test]
         fn a_read_backend_is_a_backend(text in "(http://)?[a-z0-9.]{1,9}(:[0-9]{1,5})?") {
-            if let Ok(address) = server(&text) {
-                prop_assert_eq!(server(&address), Ok(address.clone()));
+            if let Ok(address) = server(&text, false) {
+                prop_assert_eq!(server(&address, false), Ok(address.clone()));
             }
         }
     }

@@ -483,6 +483,96 @@ pub const UPSTREAMS: Table = Table {
             nginx: "`proxy_bind` (one, or a variable)",
         },
         // TLS and protocols.
+        Setting {
+            name: "protocol",
+            alias: None,
+            takes: Takes::Word(&["http/1.1", "h2", "auto"]),
+            default: Default::Is("\"http/1.1\""),
+            meaning: "What is spoken on connections to backends. `h2` is HTTP/2, with TLS or at \
+                      once; `auto` is what the backend chooses within TLS.",
+            apache: "`h2:`, `h2c:` (mod_proxy_http2)",
+            nginx: "`proxy_http_version` (1.0; 2 since 1.29.4)",
+        },
+        Setting {
+            name: "max_streams",
+            alias: None,
+            takes: Takes::Whole {
+                least: 1,
+                most: u32::MAX as u64,
+                unit: "requests",
+                zero: None,
+            },
+            default: Default::Is("100"),
+            meaning: "The most requests at once on one HTTP/2 connection; fewer where the backend \
+                      takes fewer.",
+            apache: "none",
+            nginx: "none",
+        },
+        Setting {
+            name: "proxy_protocol",
+            alias: None,
+            takes: Takes::Word(&["off", "v1", "v2"]),
+            default: Default::Is("\"off\""),
+            meaning: "Whether a connection begins with a PROXY header that names its client. It \
+                      then carries requests of that client's connection only.",
+            apache: "none",
+            nginx: "`proxy_protocol` (stream only)",
+        },
+        Setting {
+            name: "tls",
+            alias: None,
+            takes: Takes::Switch,
+            default: Default::Is("false"),
+            meaning: "Whether TLS (1.2 or 1.3) is spoken to backends. Port 443 unless given.",
+            apache: "`https://` in the address, `SSLProxyEngine`",
+            nginx: "`https://` in `proxy_pass`",
+        },
+        Setting {
+            name: "tls_name",
+            alias: None,
+            takes: Takes::Name,
+            default: Default::None("the server's host as written"),
+            meaning: "The name asked for (SNI), which the certificate has to be for.",
+            apache: "the `Host` with `ProxyPreserveHost`, else the address",
+            nginx: "`proxy_ssl_name`, `proxy_ssl_server_name` (off)",
+        },
+        Setting {
+            name: "tls_ca",
+            alias: None,
+            takes: Takes::File,
+            default: Default::None("the system's authorities"),
+            meaning: "PEM file of the authorities that backends' certificates are trusted by.",
+            apache: "`SSLProxyCACertificateFile`",
+            nginx: "`proxy_ssl_trusted_certificate`",
+        },
+        Setting {
+            name: "tls_certificate",
+            alias: None,
+            takes: Takes::File,
+            default: Default::None("none is shown"),
+            meaning: "PEM file of the certificate, with its chain, for backends that ask for one.",
+            apache: "`SSLProxyMachineCertificateFile`",
+            nginx: "`proxy_ssl_certificate`",
+        },
+        Setting {
+            name: "tls_key",
+            alias: None,
+            takes: Takes::File,
+            default: Default::None("none"),
+            meaning: "PEM file of that certificate's key.",
+            apache: "`SSLProxyMachineCertificateFile`, the same file",
+            nginx: "`proxy_ssl_certificate_key`",
+        },
+        Setting {
+            name: "tls_verify",
+            alias: None,
+            takes: Takes::Switch,
+            default: Default::Is("true"),
+            meaning: "Whether a backend's certificate has to be of a trusted authority and for its \
+                      name. Off believes anybody who answers.",
+            apache: "`SSLProxyVerify` (none)",
+            nginx: "`proxy_ssl_verify` (off)",
+        },
         // Looking names up.
         Setting {
             name: "resolve",
@@ -546,9 +636,9 @@ pub const SERVERS: Table = Table {
             alias: None,
             takes: Takes::Server,
             default: Default::Required,
-            meaning: "`host:port`, an IPv6 address in brackets. Port 80 unless given; `http://` \
-                      in front is dropped. `srv+NAME` is a service: its SRV records have hosts, \
-                      ports and weights.",
+            meaning: "`host:port`, an IPv6 address in brackets; or `unix:/path`. Port 80, with TLS \
+                      443, unless given; `http://` in front is dropped. `srv+NAME` is a service: \
+                      its SRV records have hosts, ports and weights.",
             apache: "`BalancerMember`, first argument",
             nginx: "`server`, first argument",
         },

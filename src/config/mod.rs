@@ -28,6 +28,7 @@ mod setting;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod transport;
 pub mod units;
 mod upstreams;
 mod values;

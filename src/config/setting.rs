@@ -86,6 +86,10 @@ pub enum Takes {
     Servers,
     /// A list of IP addresses.
     Addresses,
+    /// The path of a file.
+    File,
+    /// The name of a host.
+    Name,
     /// A list of name servers.
     NameServers,
     /// A host name of a route.
@@ -143,6 +147,8 @@ impl Takes {
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
+            Takes::File => "the path of a file",
+            Takes::Name => "the name of a host",
             Takes::NameServers => "a list of name servers",
             Takes::Host => "a host name",
             Takes::Path => "a path",
@@ -186,9 +192,9 @@ impl Takes {
             Takes::Listen => {
                 "\"address:port\", such as \"0.0.0.0:8080\", \"[::]:8080\" or \":8080\"".to_owned()
             }
-            Takes::Server => {
-                "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\", or \"srv+_http._tcp.NAME\"".to_owned()
-            }
+            Takes::Server => "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\", \
+                              \"unix:/path\", or \"srv+_http._tcp.NAME\""
+                .to_owned(),
             Takes::Servers => "a list such as [\"127.0.0.1:9000\", { address = \
                                \"127.0.0.1:9001\", weight = 2 }]"
                 .to_owned(),
@@ -196,6 +202,8 @@ impl Takes {
                 "a list of this machine's addresses, such as [\"10.0.0.5\", \"10.0.0.6\"]"
                     .to_owned()
             }
+            Takes::File => "a path, from the working directory or absolute".to_owned(),
+            Takes::Name => "a name such as \"app.example\"".to_owned(),
             Takes::NameServers => {
                 "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
                     .to_owned()
@@ -216,8 +224,8 @@ impl Takes {
             Takes::Word(_) => "word",
             Takes::Listen | Takes::Server => "address",
             Takes::Servers | Takes::Addresses | Takes::NameServers => "list",
-            Takes::Host => "host",
-            Takes::Path => "path",
+            Takes::Host | Takes::Name => "host",
+            Takes::Path | Takes::File => "path",
             Takes::Upstream => "name",
         }
     }
@@ -233,6 +241,8 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::File
+            | Takes::Name
             | Takes::NameServers
             | Takes::Host
             | Takes::Path
@@ -250,6 +260,8 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::File
+            | Takes::Name
             | Takes::NameServers
             | Takes::Host
             | Takes::Path

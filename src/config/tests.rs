@@ -203,7 +203,6 @@ fn every_setting_arrives() {
         ]
     );
     let b = backend::Settings {
-        name: "b".to_owned(),
         servers: vec![
             ServerSettings::new("app:80"),
             ServerSettings {
@@ -220,9 +219,7 @@ fn every_setting_arrives() {
         timeout: Duration::from_mins(2),
         preserve_host: false,
         forwarded: Forwarded::Rfc7239,
-        source_addresses: Vec::new(),
-        closing: backend::Closing::default(),
-        resolve: lookup::Settings::default(),
+        ..backend::Settings::new("b", Vec::new())
     };
     let a = backend::Settings::new("a.1", vec![ServerSettings::new("10.0.0.1:9090")]);
     assert_eq!(settings.upstreams, [b, a], "in the order of the file");

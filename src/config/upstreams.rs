@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::file::Placed;
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
+use super::transport::transport;
 use super::values::{Scalar, keep_alive, list, number, set, switch, time};
 use super::{address, keys};
 use crate::backend::{self, Closing, Forwarded, ServerSettings, ShortMode};
@@ -85,12 +86,18 @@ fn upstream(
     section: &Section<'_>,
     reader: &mut Reader<'_>,
 ) -> Option<backend::Settings> {
-    let servers = servers(section, reader);
+    let tls = section.get("tls").is_some_and(|(_, value)| {
+        // Read with all faults further down; here it only says which port a server has.
+        let scalar = value.get_ref();
+        scalar.as_bool().unwrap_or(true)
+    });
+    let servers = servers(section, tls, reader);
     let mut settings = backend::Settings::new(name, Vec::new());
     settings.pool.keep_alive = keep_alive(reader, section, KeepAlive::BACKEND);
     limits(&mut settings.pool, section, reader);
     settings.closing = closing(section, reader);
     settings.source_addresses = addresses(section, reader);
+    transport(&mut settings, section, reader);
     settings.resolve = resolve(section, reader);
     set(
         &mut settings.connect_timeout,
@@ -231,7 +238,11 @@ fn limits(pool: &mut pool::Settings, section: &Section<'_>, reader: &mut Reader<
     }
 }
 
-fn servers(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<ServerSettings>> {
+fn servers(
+    section: &Section<'_>,
+    tls: bool,
+    reader: &mut Reader<'_>,
+) -> Option<Vec<ServerSettings>> {
     let (setting, value) = section.get("servers")?;
     let Some(list) = value.get_ref().as_array() else {
         reader.wrong_type(setting, value);
@@ -247,7 +258,7 @@ fn servers(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<ServerS
     let mut servers: Vec<Placed<ServerSettings>> = Vec::new();
     let mut sound = true;
     for value in list {
-        let Some(server) = one_server(value, reader) else {
+        let Some(server) = one_server(value, tls, reader) else {
             sound = false;
             continue;
         };
@@ -283,9 +294,10 @@ fn servers(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<ServerS
 
 fn one_server(
     value: &Spanned<DeValue<'_>>,
+    tls: bool,
     reader: &mut Reader<'_>,
 ) -> Option<Placed<ServerSettings>> {
-    let parse = |scalar: &Scalar| address::server(&scalar.text);
+    let parse = |scalar: &Scalar| address::server(&scalar.text, tls);
     if !value.get_ref().is_table() {
         let setting = keys::SERVERS
             .find("address")

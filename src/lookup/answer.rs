@@ -22,10 +22,11 @@ pub struct Found {
 }
 
 impl Found {
-    /// One address, for ever.
-    pub fn fixed(address: SocketAddr) -> Found {
+    /// What is known without a look-up, for ever.
+    pub fn fixed(addresses: impl IntoIterator<Item = SocketAddr>) -> Found {
+        let place = |address| Place { address, weight: 1 };
         Found {
-            places: vec![Place { address, weight: 1 }],
+            places: addresses.into_iter().map(place).collect(),
             ttl: Duration::MAX,
         }
     }

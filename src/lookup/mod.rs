@@ -86,7 +86,8 @@ impl Resolver {
     /// [`LookUpError`]; also when there is no address.
     pub async fn look_up(&self, origin: &Origin, known: &[Place]) -> Result<Found, LookUpError> {
         let mut found = match origin {
-            Origin::Address(address) => Found::fixed(*address),
+            Origin::Address(address) => Found::fixed([*address]),
+            Origin::Unix => return Ok(Found::fixed([])),
             Origin::Host(name, port) => self.host(name, *port, 1, known).await?,
             Origin::Service(name) => self.service(name, known).await?,
         };

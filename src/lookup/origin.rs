@@ -14,12 +14,27 @@ pub enum Origin {
     Host(String, u16),
     /// A name with SRV records, which have the ports.
     Service(String),
+    /// A Unix socket; nothing is looked up, and it has no address.
+    Unix,
 }
 
 impl Origin {
-    /// Reads `127.0.0.1:80`, `[::1]:80`, `name:80` or `srv+_http._tcp.name`. `None` if it is
-    /// neither.
+    /// Whether there is anything to be looked up.
+    pub fn is_name(&self) -> bool {
+        match self {
+            Origin::Host(..) | Origin::Service(_) => true,
+            Origin::Address(_) | Origin::Unix => false,
+        }
+    }
+}
+
+impl Origin {
+    /// Reads `127.0.0.1:80`, `[::1]:80`, `name:80`, `srv+_http._tcp.name` or `unix:/path`. `None`
+    /// if it is neither.
     pub fn parse(text: &str) -> Option<Origin> {
+        if text.starts_with("unix:") {
+            return Some(Origin::Unix);
+        }
         if let Some(name) = text.strip_prefix(SERVICE) {
             return (!name.is_empty()).then(|| Origin::Service(name.to_owned()));
         }
@@ -54,6 +69,7 @@ mod tests {
                 "srv+_http._tcp.app.example",
                 Some(Origin::Service("_http._tcp.app.example".to_owned())),
             ),
+            ("unix:/run/app.sock", Some(Origin::Unix)),
             ("srv+", None),
             ("app", None),
             (":80", None),

@@ -1,5 +1,4 @@
-//! Opening a connection to a backend: a [`tower::Service`], so that what later surrounds it
-//! (timeouts, limits, TLS) can be put around it as layers.
+//! Opening a TCP connection to a backend, and what errors of opening mean.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -14,7 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tower::BoxError;
 use tower::timeout::error::Elapsed;
 
-use super::{BackendAddr, sockopt};
+use super::{BackendAddr, HandshakeFailed, sockopt};
 
 /// Opens TCP connections.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +33,7 @@ impl TcpConnect {
     }
 }
 
-impl tower::Service<BackendAddr> for TcpConnect {
+impl tower::Service<SocketAddr> for TcpConnect {
     type Response = TcpStream;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
@@ -43,17 +42,17 @@ impl tower::Service<BackendAddr> for TcpConnect {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, backend: BackendAddr) -> Self::Future {
+    fn call(&mut self, backend: SocketAddr) -> Self::Future {
         let sources = Rc::clone(&self.sources);
         let first = self.turn.get();
         self.turn.set(first.wrapping_add(1));
         Box::pin(async move {
-            let fits = |source: &&IpAddr| source.is_ipv4() == backend.0.is_ipv4();
+            let fits = |source: &&IpAddr| source.is_ipv4() == backend.is_ipv4();
             let count = sources.iter().filter(fits).count();
             let mut result = None;
             for turn in 0..count {
                 let source = sources.iter().filter(fits).nth((first + turn) % count);
-                let opened = open(backend.0, source.copied()).await;
+                let opened = open(backend, source.copied()).await;
                 match &opened {
                     // No port is left at this address: the next one has its own.
                     Err(error) if is_out_of_ports(error) => result = Some(opened),
@@ -62,7 +61,7 @@ impl tower::Service<BackendAddr> for TcpConnect {
             }
             match result {
                 Some(result) => result,
-                None => open(backend.0, None).await,
+                None => open(backend, None).await,
             }
         })
     }
@@ -116,6 +115,20 @@ pub enum ConnectError {
         /// The backend.
         backend: BackendAddr,
     },
+    /// TLS could not be begun: the certificate, the version, or the connection was lost.
+    #[error("cannot begin TLS with {backend}")]
+    Tls {
+        /// The backend.
+        backend: BackendAddr,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The backend does not speak HTTP/2, and nothing else may be spoken to it.
+    #[error("{backend} does not speak HTTP/2: `protocol = \"http/1.1\"` if it never will")]
+    NotHttp2 {
+        /// The backend.
+        backend: BackendAddr,
+    },
     /// Anything else: refused, unreachable, reset.
     #[error("cannot connect to {backend}")]
     Io {
@@ -132,6 +145,13 @@ impl ConnectError {
         if error.is::<Elapsed>() {
             return ConnectError::Timeout { backend, limit };
         }
+        let error = match error.downcast::<HandshakeFailed>() {
+            Ok(failed) => {
+                let HandshakeFailed(source) = *failed;
+                return ConnectError::Tls { backend, source };
+            }
+            Err(error) => error,
+        };
         let source = match error.downcast::<io::Error>() {
             Ok(source) => *source,
             Err(other) => io::Error::other(other),

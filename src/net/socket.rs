@@ -1,17 +1,17 @@
-//! A TCP stream with two handles: one for hyper, which reads and writes, and one for those who
-//! want to know how the peer is.
+//! A connection with two handles: one for hyper, which reads and writes, and one for those who want
+//! to know how the peer is.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::wire::{Moving, Raw, Wire};
 use super::{WireNames, sockopt};
 
 /// What is copied together before it is written; more is left where it is.
@@ -31,7 +31,7 @@ pub struct Stream {
 
 /// The half that knows.
 pub struct Socket {
-    stream: RefCell<TcpStream>,
+    wire: RefCell<Wire>,
     peer_closed: Cell<bool>,
     /// The reading task is registered to be woken by the next event: until there is one, a further
     /// attempt to read would find nothing and change nothing.
@@ -43,6 +43,8 @@ pub struct Socket {
     head_follows: Cell<bool>,
     /// Something has come in since a head was last expected.
     heard: Cell<bool>,
+    /// It carries HTTP/2.
+    frames: Cell<bool>,
 }
 
 /// What a peer has done while nothing was read from it.
@@ -58,15 +60,16 @@ pub enum Peer {
 
 impl Stream {
     /// Makes the two halves.
-    pub fn new(stream: TcpStream) -> (Stream, Rc<Socket>) {
+    pub fn new(wire: impl Into<Wire>) -> (Stream, Rc<Socket>) {
         let socket = Rc::new(Socket {
-            stream: RefCell::new(stream),
+            wire: RefCell::new(wire.into()),
             peer_closed: Cell::new(false),
             awaits_event: Cell::new(false),
             incoming: RefCell::default(),
             outgoing: RefCell::default(),
             head_follows: Cell::new(false),
             heard: Cell::new(false),
+            frames: Cell::new(false),
         });
         let stream = Stream {
             socket: Rc::clone(&socket),
@@ -82,12 +85,20 @@ impl Stream {
 
     /// Whether nothing that was taken for writing is left.
     pub fn is_flushed(&self) -> bool {
-        self.left.is_empty()
+        self.left.is_empty() && self.socket.wire.borrow().is_flushed()
     }
+}
 
-    /// Whether the peer's FIN was read.
-    pub fn has_peer_closed(&self) -> bool {
-        self.socket.peer_closed.get()
+/// What comes in beneath TLS, if there is any: for those who only wait for the peer's FIN.
+pub struct Beneath<'a>(&'a Socket);
+
+impl AsyncRead for Beneath<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(self.0.wire.borrow_mut().raw_mut()).poll_read(cx, buf)
     }
 }
 
@@ -96,12 +107,53 @@ impl Socket {
     ///
     /// # Errors
     /// When there are others, or the runtime cannot let go of it.
-    pub fn into_std(socket: Rc<Socket>) -> io::Result<std::net::TcpStream> {
+    pub fn depart(socket: Rc<Socket>) -> io::Result<Moving> {
         Rc::into_inner(socket)
             .ok_or_else(|| io::Error::other("the socket has other handles"))?
-            .stream
+            .wire
             .into_inner()
-            .into_std()
+            .depart()
+    }
+
+    /// What comes and goes is HTTP/2: there are no names to be noted, and its end is not yet that
+    /// of the connection.
+    pub fn carries_frames(&self) {
+        self.incoming.borrow_mut().stop();
+        self.frames.set(true);
+    }
+
+    /// Our address on it, if it is of TCP and still connected.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self.wire.borrow().raw() {
+            Raw::Tcp(stream) => stream.local_addr().ok(),
+            Raw::Unix(_) | Raw::Away => None,
+        }
+    }
+
+    /// Whether it is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.wire.borrow().is_tls()
+    }
+
+    /// What comes in beneath TLS.
+    pub fn beneath(&self) -> Beneath<'_> {
+        Beneath(self)
+    }
+
+    /// Whether the peer's FIN has come: not only the end of its TLS.
+    pub fn has_peer_closed(&self) -> bool {
+        let wire = self.wire.borrow();
+        if wire.is_tls() {
+            return matches!(wire.raw().peek(), Ok(0));
+        }
+        self.peer_closed.get()
+    }
+
+    /// Says the end of TLS where there is TLS, as far as that can be written at once.
+    pub fn close_notify(&self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        // Who is gone already does not mind.
+        let _ = self.wire.borrow_mut().poll_close_notify(&mut cx);
     }
 
     /// A message's head is about to come in: note its names.
@@ -138,8 +190,9 @@ impl Socket {
         if self.knows_silence() {
             return Poll::Pending;
         }
-        let ready = self.stream.borrow().poll_read_ready(cx).map(|_| ());
-        self.awaits_event.set(ready.is_pending());
+        let wire = self.wire.borrow();
+        let ready = wire.raw().poll_read_ready(cx).map(|_| ());
+        self.awaits_event.set(ready.is_pending() && is_registered());
         ready
     }
 
@@ -150,8 +203,9 @@ impl Socket {
     fn knows_silence(&self) -> bool {
         self.awaits_event.get()
             && self
-                .stream
+                .wire
                 .borrow()
+                .raw()
                 .try_io(Interest::READABLE, || Ok(()))
                 .is_err()
     }
@@ -159,16 +213,17 @@ impl Socket {
     /// What the peer has done that nobody has read yet.
     ///
     /// Without `probe` only what the runtime's last look at all sockets has brought is seen, which
-    /// costs no system call while nothing has come.
+    /// costs no system call while nothing has come. Beneath TLS, [`Peer::Spoke`] need not mean that
+    /// anything was said.
     pub fn peer(&self, probe: bool) -> Peer {
-        let stream = self.stream.borrow();
-        let peek = || SockRef::from(&*stream).peek(&mut [MaybeUninit::uninit()]);
+        let wire = self.wire.borrow();
+        let raw = wire.raw();
         let seen = if probe {
-            peek()
+            raw.peek()
         } else {
             // This may take an event away from the reading task, which has then to register again.
             self.awaits_event.set(false);
-            stream.try_io(Interest::READABLE, peek)
+            raw.try_io(Interest::READABLE, || raw.peek())
         };
         match seen {
             Ok(0) => Peer::Gone,
@@ -182,7 +237,7 @@ impl Socket {
     /// peer sees an error where a FIN would look like a regular end.
     pub fn reset_on_close(&self) {
         // An error here means the socket is gone already.
-        let _ = SockRef::from(&*self.stream.borrow()).set_linger(Some(std::time::Duration::ZERO));
+        let _ = SockRef::from(self.wire.borrow().raw()).set_linger(Some(std::time::Duration::ZERO));
     }
 }
 
@@ -190,13 +245,19 @@ impl Socket {
     /// Makes the close of this socket a FIN and then a reset: see [`super::CloseMode::FinRst`].
     pub fn reset_after_fin(&self) {
         // An error here means the socket is gone already.
-        let _ = sockopt::reset_after_fin(&*self.stream.borrow());
+        let _ = sockopt::reset_after_fin(self.wire.borrow().raw());
     }
 
     /// Whether all that was sent has been acknowledged.
     pub fn has_delivered(&self) -> bool {
-        sockopt::outstanding(&*self.stream.borrow()).is_ok_and(|bytes| bytes == 0)
+        sockopt::outstanding(self.wire.borrow().raw()).is_ok_and(|bytes| bytes == 0)
     }
+}
+
+/// Whether a read that found nothing has left its task registered with the runtime. Not so if the
+/// task has only used up its time: then it is polled again at once, and has to ask again.
+fn is_registered() -> bool {
+    tokio::task::coop::has_budget_remaining()
 }
 
 impl AsyncRead for Stream {
@@ -210,8 +271,10 @@ impl AsyncRead for Stream {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let result = Pin::new(&mut *socket.stream.borrow_mut()).poll_read(cx, buf);
-        socket.awaits_event.set(result.is_pending());
+        let result = Pin::new(&mut *socket.wire.borrow_mut()).poll_read(cx, buf);
+        socket
+            .awaits_event
+            .set(result.is_pending() && is_registered());
         if matches!(result, Poll::Ready(Ok(()))) {
             let bytes = &buf.filled()[before..];
             if bytes.is_empty() {
@@ -242,8 +305,8 @@ impl Stream {
             let count = slices.len().min(SLICES);
             restored[..count].copy_from_slice(&slices[..count]);
             restored[0] = IoSlice::new(head);
-            let stream = &mut *self.socket.stream.borrow_mut();
-            let written = match Pin::new(stream).poll_write_vectored(cx, &restored[..count]) {
+            let wire = &mut *self.socket.wire.borrow_mut();
+            let written = match Pin::new(wire).poll_write_vectored(cx, &restored[..count]) {
                 Poll::Ready(written) => written?,
                 Poll::Pending => 0,
             };
@@ -257,8 +320,8 @@ impl Stream {
     /// Writes what is left from before.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.left.is_empty() {
-            let mut stream = self.socket.stream.borrow_mut();
-            let written = ready!(Pin::new(&mut *stream).poll_write(cx, &self.left))?;
+            let mut wire = self.socket.wire.borrow_mut();
+            let written = ready!(Pin::new(&mut *wire).poll_write(cx, &self.left))?;
             self.left.drain(..written);
         }
         Poll::Ready(Ok(()))
@@ -279,7 +342,7 @@ impl Stream {
             if self.socket.head_follows.replace(false) {
                 self.socket.outgoing.borrow().restore(copy);
             }
-            let result = Pin::new(&mut *self.socket.stream.borrow_mut()).poll_write(cx, copy);
+            let result = Pin::new(&mut *self.socket.wire.borrow_mut()).poll_write(cx, copy);
             let written = match result {
                 Poll::Ready(written) => written?,
                 Poll::Pending => 0,
@@ -307,7 +370,7 @@ impl AsyncWrite for Stream {
         if self.socket.head_follows.get() {
             return self.poll_write_copy(cx, &[IoSlice::new(bytes)]);
         }
-        Pin::new(&mut *self.socket.stream.borrow_mut()).poll_write(cx, bytes)
+        Pin::new(&mut *self.socket.wire.borrow_mut()).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -323,7 +386,7 @@ impl AsyncWrite for Stream {
         if self.socket.head_follows.get() {
             return self.poll_write_large_head(cx, slices);
         }
-        Pin::new(&mut *self.socket.stream.borrow_mut()).poll_write_vectored(cx, slices)
+        Pin::new(&mut *self.socket.wire.borrow_mut()).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -331,12 +394,71 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The TCP stream itself keeps nothing back.
-        self.poll_left(cx)
+        ready!(self.poll_left(cx))?;
+        Pin::new(&mut *self.socket.wire.borrow_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.socket.frames.get() {
+            return self.poll_flush(cx);
+        }
         ready!(self.poll_left(cx))?;
-        Pin::new(&mut *self.socket.stream.borrow_mut()).poll_shutdown(cx)
+        Pin::new(&mut *self.socket.wire.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, poll_fn};
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::{coop, spawn_local};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A read that is refused because the task has had its time leaves nobody registered: taken
+    /// for silence, it made large bodies stand still.
+    #[test]
+    fn a_task_that_has_used_up_its_time_still_hears_what_comes_later() {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut peer = TcpStream::connect(address).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let (mut stream, _socket) = Stream::new(accepted);
+            let mut read = move |cx: &mut Context<'_>| {
+                let mut bytes = [0; 8];
+                Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut bytes))
+            };
+            peer.write_all(b"soon").await.unwrap();
+            let reading = spawn_local(async move {
+                poll_fn(&mut read).await.unwrap();
+                let mut is_late = false;
+                poll_fn(|cx| {
+                    if !std::mem::replace(&mut is_late, true) {
+                        while pin!(coop::consume_budget()).poll(cx).is_ready() {}
+                        assert!(!coop::has_budget_remaining());
+                    }
+                    read(cx)
+                })
+                .await
+            });
+            // Polled again by now, for having been without its time.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            peer.write_all(b"late").await.unwrap();
+            let read = timeout(Duration::from_secs(5), reading).await;
+            read.expect("it is woken").unwrap().unwrap();
+        });
     }
 }

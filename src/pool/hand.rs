@@ -23,7 +23,10 @@ impl<C: Connect> Inner<C> {
                 break;
             };
             if !self.is_parked_usable(free.id, free.idle) {
-                let ended = self.state.borrow_mut().peer_closed(free.id, now);
+                let ended =
+                    self.state
+                        .borrow_mut()
+                        .peer_closed(free.id, CloseReason::PeerClosedBusy, now);
                 if let Some(farewell) = ended {
                     self.close_parked(free.id, farewell, now);
                 }
@@ -132,7 +135,11 @@ impl<C: Connect> Inner<C> {
                 let found = self.state.borrow_mut().idle_for(now, place.wants);
                 match found {
                     Some(free) if !self.is_parked_usable(free.id, free.idle) => {
-                        let ended = self.state.borrow_mut().peer_closed(free.id, now);
+                        let ended = self.state.borrow_mut().peer_closed(
+                            free.id,
+                            CloseReason::PeerClosedBusy,
+                            now,
+                        );
                         let farewell = ended.expect("it was idle");
                         self.close_parked(free.id, farewell, now);
                     }

@@ -196,8 +196,12 @@ impl<C: Connect> Inner<C> {
             .borrow()
             .get(id.index())
             .is_some_and(Option::is_some);
-        if is_shared && self.is_parked_usable(id, Duration::ZERO) {
-            // One exchange of several ended badly; the connection is well.
+        if is_shared
+            && end != End::Spent(CloseReason::Timeout)
+            && self.is_parked_usable(id, Duration::ZERO)
+        {
+            // One exchange of several ended badly; the connection is well. After a timeout nobody
+            // knows.
             end = End::Complete;
         }
         let ended = self.state.borrow_mut().release(id, end, hint, now);
@@ -256,9 +260,9 @@ impl<C: Connect> Inner<C> {
         self.bury(conn, farewell, now);
     }
 
-    fn peer_closed(&self, id: ConnId) {
+    fn peer_closed(&self, id: ConnId, busy: CloseReason) {
         let now = Instant::now();
-        let ended = self.state.borrow_mut().peer_closed(id, now);
+        let ended = self.state.borrow_mut().peer_closed(id, busy, now);
         if let Some(farewell) = ended {
             self.close_parked(id, farewell, now);
             self.settle(now);

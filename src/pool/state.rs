@@ -281,19 +281,20 @@ impl PoolState {
 
     /// The connection under `id` turned out to be closed by its peer.
     ///
-    /// It ends if it was idle. A leased one is not leased again, and ended by its
+    /// It ends if it was idle. One that carries several exchanges is not leased again, and ends
+    /// with the last of them, for the reason `busy`; one with a single exchange is ended by its
     /// [`release`](Self::release); one that has ended already is not found.
-    pub fn peer_closed(&mut self, id: ConnId, now: Instant) -> Option<Farewell> {
+    pub fn peer_closed(&mut self, id: ConnId, busy: CloseReason, now: Instant) -> Option<Farewell> {
         let entry = self.table.entry(id)?;
         match entry.phase {
             Phase::Free { .. } if entry.leases == 0 => {
                 Some(self.end_idle(id.index, CloseReason::PeerClosedIdle, now))
             }
-            Phase::Free { .. } => {
-                self.retire(id, CloseReason::PeerClosedBusy);
+            Phase::Free { .. } | Phase::Busy if entry.streams > 1 => {
+                self.retire(id, busy);
                 None
             }
-            Phase::Opening | Phase::Busy => None,
+            Phase::Free { .. } | Phase::Opening | Phase::Busy => None,
         }
     }
 
@@ -602,7 +603,7 @@ impl PoolState {
 mod tests {
     use proptest::prelude::*;
 
-    use std::net::SocketAddr;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
     use std::num::NonZeroU32;
 
     use crate::keepalive::KeepAlive;
@@ -610,6 +611,7 @@ mod tests {
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(60);
+    const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
     const SAFE: Duration = Duration::from_secs(1);
     const ANY: Wants = Wants {
         need: Need::Any,
@@ -745,8 +747,14 @@ mod tests {
         let second = open(&mut pool, now);
         assert_eq!(first.index(), second.index());
         assert_eq!(done(&mut pool, second, now), None);
-        assert_eq!(pool.peer_closed(first, now), None);
-        assert!(pool.peer_closed(second, now).is_some());
+        assert_eq!(
+            pool.peer_closed(first, CloseReason::PeerClosedBusy, now),
+            None
+        );
+        assert!(
+            pool.peer_closed(second, CloseReason::PeerClosedBusy, now)
+                .is_some()
+        );
         pool.check();
     }
 
@@ -881,7 +889,7 @@ mod tests {
     fn a_connection_serves_only_for_whom_it_speaks() {
         let now = Instant::now();
         let mut pool = pool(0);
-        let of = |n: u8| Identity(Some(SocketAddr::from(([10, 0, 0, n], 1))));
+        let of = |n: u8| Identity(Some((SocketAddr::from(([10, 0, 0, n], 1)), PROXY)));
         for n in 1..=3 {
             let id = pool.opening(now, of(n));
             let leased = pool.opened(id, 1, 0, now);
@@ -925,7 +933,7 @@ mod tests {
         let id = pool.opening(now, Identity(None));
         let _first = pool.opened(id, 9, 0, now);
         let _second = reuse(&mut pool, now);
-        assert_eq!(pool.peer_closed(id, now), None);
+        assert_eq!(pool.peer_closed(id, CloseReason::PeerClosedBusy, now), None);
         assert_eq!(pool.acquire(now, ANY), None);
         assert_eq!(done(&mut pool, id, now), None);
         assert_eq!(done(&mut pool, id, now), Some(CloseReason::PeerClosedBusy));
@@ -1017,7 +1025,7 @@ mod tests {
     }
 
     fn whom(n: u8) -> Identity {
-        Identity((n > 0).then(|| SocketAddr::from(([10, 0, 0, n], 1))))
+        Identity((n > 0).then(|| (SocketAddr::from(([10, 0, 0, n], 1)), PROXY)))
     }
 
     impl Outside {
@@ -1136,9 +1144,15 @@ mod tests {
                 }
                 Event::PeerClosed(which) => {
                     if let Some((id, since, _)) = pick(&mut self.parked, which) {
-                        let farewell = pool.peer_closed(id, now).unwrap();
+                        let farewell = pool
+                            .peer_closed(id, CloseReason::PeerClosedBusy, now)
+                            .unwrap();
                         assert_eq!(farewell.idle, now - since);
-                        assert_eq!(pool.peer_closed(id, now), None, "ended twice");
+                        assert_eq!(
+                            pool.peer_closed(id, CloseReason::PeerClosedBusy, now),
+                            None,
+                            "ended twice"
+                        );
                     }
                 }
                 Event::LendAndAdopt => {

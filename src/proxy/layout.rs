@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::HeaderValue;
+
 use crate::backend::{self, Connector};
-use crate::net::BackendAddr;
+use crate::net::{BackendAddr, Dial, TcpConnect, Tls};
 use crate::pool::{Common, Connect};
 use crate::route::Router;
 
@@ -17,12 +20,39 @@ pub type ServerCommon = Common<<Connector<RequestBody> as Connect>::Lent>;
 pub type Share = Vec<(Target, Arc<ServerCommon>)>;
 
 /// One address of an upstream, looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The backend's address.
     pub backend: BackendAddr,
     /// Its weight.
     pub weight: u32,
+    /// Its host as written.
+    pub host: Arc<str>,
+    /// How TLS is spoken to it, if it is.
+    pub tls: Option<Tls>,
+}
+
+impl Target {
+    /// What is dialled for a connection to it.
+    pub(super) fn dial(&self, settings: &backend::Settings) -> Dial {
+        Dial {
+            tcp: TcpConnect::from_sources(&settings.source_addresses),
+            proxy_protocol: settings.proxy_protocol,
+            tls: self.tls.clone().map(|tls| (tls, Arc::clone(&self.host))),
+        }
+    }
+
+    /// Its address as a `Host` header.
+    pub(super) fn host_header(&self) -> HeaderValue {
+        match &self.backend {
+            BackendAddr::Ip(address) => {
+                HeaderValue::from_maybe_shared(Bytes::from(address.to_string()))
+                    .expect("a socket address is visible ASCII")
+            }
+            // As nginx has it.
+            BackendAddr::Unix(_) => HeaderValue::from_static("localhost"),
+        }
+    }
 }
 
 /// The routes, and where they lead. A part that is the same in the next layout is the same

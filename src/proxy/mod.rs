@@ -24,11 +24,10 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, request};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::backend::Closing;
+use crate::backend::{Closing, SendError};
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
 use crate::route::Router;
@@ -151,7 +150,8 @@ impl Proxy {
             .ok_or(Failure::NoRoute)?;
         let repeatable =
             body.is_end_stream() && retry::is_idempotent(&parts.method, &parts.headers);
-        let (backend, mut lease) = upstream.lease(now, retry::need(repeatable)).await?;
+        let wants = upstream.wants(retry::need(repeatable), client);
+        let (backend, mut lease) = upstream.lease(now, wants).await?;
         headers::forward_request(
             &mut parts,
             facts,
@@ -174,7 +174,9 @@ impl Proxy {
         let mut before = 0;
         let response = loop {
             // Should the backend close the connection at this moment.
-            let copy = (repeatable && before == 0 && lease.is_reused()).then(|| copy_of(&request));
+            let may_be_wanted = repeatable && before == 0 && lease.is_reused()
+                || lease.conn().may_refuse() && request.body().is_end_stream();
+            let copy = may_be_wanted.then(|| copy_of(&request));
             backend.tally.request();
             // Opening a connection took its time; a waiting one is there at once.
             let asked = if lease.is_reused() {
@@ -183,8 +185,9 @@ impl Proxy {
                 Instant::now()
             };
             client.wait_for_backend(asked, timeout);
-            lease.conn().socket().send_head_from(client.socket());
+            lease.conn().take_names_of(client.socket());
             let sent = pin!(lease.conn().send(request));
+            let mut refused = false;
             let (failure, unsent) = match answered(client, sent).await {
                 Ok(response) => break response,
                 Err(Unanswered::Expired(wait)) => (expired(wait, backend), None),
@@ -192,6 +195,11 @@ impl Proxy {
                     failed(error, client.body_fault(), backend, lease.is_reused()),
                     Some(*unsent),
                 ),
+                Err(Unanswered::Refused(error)) => {
+                    refused = true;
+                    let again = lease.is_reused();
+                    (failed(error, client.body_fault(), backend, again), None)
+                }
                 Err(Unanswered::Failed(error)) => (
                     failed(error, client.body_fault(), backend, lease.is_reused()),
                     None,
@@ -201,9 +209,9 @@ impl Proxy {
                 reused: lease.is_reused(),
                 before,
                 unsent: unsent.is_some(),
-                silent: matches!(failure, Failure::NoAnswer { .. })
-                    && !lease.conn().socket().has_heard(),
-                repeatable: copy.is_some(),
+                refused: refused && copy.is_some(),
+                silent: matches!(failure, Failure::NoAnswer { .. }) && !lease.conn().has_heard(),
+                repeatable: repeatable && copy.is_some(),
             };
             let Some(proof) = retry::again(&attempt) else {
                 if attempt.reused && attempt.silent {
@@ -214,10 +222,10 @@ impl Proxy {
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
             backend.tally.sent_again(proof as usize);
-            lease.conn().socket().take_head_back(client.socket());
+            lease.conn().give_names_back(client.socket());
             lease.spent(CloseReason::PeerClosedIdle);
             drop(lease);
-            lease = backend.lease_fresh().await?;
+            lease = backend.lease_fresh(wants.identity).await?;
             before += 1;
             request = unsent
                 .or(copy.map(|copy| *copy))
@@ -250,6 +258,8 @@ fn is_last(lease: &BackendLease, closing: Closing) -> bool {
 enum Unanswered {
     /// Nothing of the request was sent; here it is, and why.
     Unsent(Box<Request<RequestBody>>, hyper::Error),
+    /// The backend says that it has not processed it.
+    Refused(hyper::Error),
     /// A wait of the exchange lasted too long.
     Expired(Wait),
     Failed(hyper::Error),
@@ -258,9 +268,7 @@ enum Unanswered {
 /// Waits for a response's head, as long as the exchange's waits allow.
 async fn answered(
     client: &Conn,
-    mut sent: Pin<
-        &mut impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
-    >,
+    mut sent: Pin<&mut impl Future<Output = Result<Response<Incoming>, SendError<RequestBody>>>>,
 ) -> Result<Response<Incoming>, Unanswered> {
     poll_fn(|cx| {
         if let Some(wait) = client.expired() {
@@ -268,9 +276,10 @@ async fn answered(
         }
         sent.as_mut()
             .poll(cx)
-            .map_err(|mut error| match error.take_message() {
-                Some(unsent) => Unanswered::Unsent(Box::new(unsent), error.into_error()),
-                None => Unanswered::Failed(error.into_error()),
+            .map_err(|failed| match failed.unsent {
+                Some(unsent) => Unanswered::Unsent(Box::new(unsent), failed.error),
+                None if failed.not_processed => Unanswered::Refused(failed.error),
+                None => Unanswered::Failed(failed.error),
             })
     })
     .await
@@ -281,7 +290,7 @@ fn expired(wait: Wait, backend: &Backend) -> Failure {
         Wait::RequestBody => Failure::BodyTimeout,
         Wait::Backend | Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite => {
             Failure::AnswerTimeout {
-                backend: backend.address(),
+                backend: backend.address().clone(),
             }
         }
     }
@@ -293,7 +302,7 @@ fn failed(
     backend: &Backend,
     reused: bool,
 ) -> Failure {
-    let backend = backend.address();
+    let backend = backend.address().clone();
     match fault {
         Some(BodyFault::TooLong(limit)) => Failure::BodyTooLong(limit),
         Some(BodyFault::Unreadable) => Failure::BadRequest("The request body could not be read."),
@@ -323,13 +332,13 @@ fn relay(
     lease.hint(facts.hint);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS || facts.coded {
         let failure = Failure::BadAnswer {
-            backend: backend.address(),
+            backend: backend.address().clone(),
             source: None,
         };
         lease.spent(failure.close_reason());
         return Err(failure);
     }
-    client.socket().send_head_from(lease.conn().socket());
+    lease.conn().give_names_to(client.socket());
     let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
     headers::say_connection(
         &mut parts.headers,
@@ -348,7 +357,7 @@ fn relay(
         incoming,
         lease,
         client,
-        backend.address(),
+        backend.address().clone(),
         timeout,
         facts.ambiguous,
     );

@@ -4,7 +4,8 @@
 //! as an end of file, a reset or a broken pipe, and all three mean the same: nothing was answered.
 //! What then may be sent again is a matter of proof, not of luck:
 //!
-//! - nothing of it was written: whatever the method;
+//! - nothing of it was written, or the backend says that it has not processed it (HTTP/2: RFC 9113
+//!   §8.7): whatever the method;
 //! - not a byte of a response came, and doing it twice does what doing it once does (RFC 9110
 //!   §9.2.2), or the client says that the backend can tell (`Idempotency-Key`), and the request is
 //!   still whole: once, on a connection opened for it.
@@ -16,7 +17,7 @@ use http::{HeaderMap, Method};
 
 use crate::pool::Need;
 
-/// So often may a request be sent again of which nothing was written.
+/// So often may a request be sent again of which nothing was written, or that was refused.
 const UNSENT_TRIES: u32 = 3;
 
 /// What is known when an exchange has ended without an answer.
@@ -28,6 +29,8 @@ pub struct Attempt {
     pub before: u32,
     /// Nothing of it was written.
     pub unsent: bool,
+    /// The backend says that it has not processed it, and it is still whole.
+    pub refused: bool,
     /// Not a byte of a response came.
     pub silent: bool,
     /// It may be done twice, and is still whole.
@@ -42,10 +45,15 @@ pub enum Proof {
     Unsent,
     /// It may be done twice, and nothing was answered.
     Repeatable,
+    /// The backend says that it has not processed it.
+    Refused,
 }
 
 /// Judges whether a request may be sent again, and why.
 pub fn again(attempt: &Attempt) -> Option<Proof> {
+    if attempt.refused {
+        return (attempt.before < UNSENT_TRIES).then_some(Proof::Refused);
+    }
     if !attempt.reused {
         return None;
     }
@@ -75,6 +83,7 @@ mod tests {
         reused: true,
         before: 0,
         unsent: false,
+        refused: false,
         silent: true,
         repeatable: true,
     };

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::HeaderValue;
 use tokio::time::Instant;
 use tracing::info;
@@ -12,8 +11,9 @@ use tracing::info;
 use crate::account::PoolTally;
 use crate::backend::{self, Connector};
 use crate::balance::Balance;
+use crate::client::Conn;
 use crate::net::{BackendAddr, ConnectError};
-use crate::pool::{AcquireError, Need, Pool, Wants};
+use crate::pool::{AcquireError, Identity, Need, Pool, Wants};
 
 use super::Chain;
 use super::body::{BackendLease, RequestBody};
@@ -47,7 +47,7 @@ impl Upstream {
             let place = old.and_then(|old| old.place(common));
             let backend = match (old, place) {
                 (Some(old), Some(place)) => Rc::clone(&old.backends[place]),
-                _ => Rc::new(Backend::new(*target, common, &plan.settings, worker)),
+                _ => Rc::new(Backend::new(target, common, &plan.settings, worker)),
             };
             backends.push(backend);
             places.push((target.weight, place));
@@ -91,18 +91,23 @@ impl Upstream {
         &self.plan.settings
     }
 
+    /// What a request of this client asks of a connection.
+    pub(super) fn wants(&self, need: Need, client: &Conn) -> Wants {
+        let identity = match self.settings().proxy_protocol {
+            None => Identity::default(),
+            Some(_) => Identity(client.ends()),
+        };
+        Wants { need, identity }
+    }
+
     /// A connection to the backend whose turn it is: one that waits, or else one that is waited
     /// for.
     pub(super) async fn lease(
         &self,
         now: Instant,
-        need: Need,
+        wants: Wants,
     ) -> Result<(&Backend, BackendLease), Failure> {
         let index = self.pick(now, &[]).ok_or_else(|| self.no_server())?;
-        let wants = Wants {
-            need,
-            ..Wants::default()
-        };
         match self.backends[index].pool.acquire(now, wants) {
             Some(lease) => Ok((&self.backends[index], lease)),
             // Boxed: rare, and large beside the rest of an exchange.
@@ -157,24 +162,22 @@ impl Upstream {
 
 impl Backend {
     fn new(
-        target: Target,
+        target: &Target,
         common: &Arc<ServerCommon>,
         settings: &backend::Settings,
         worker: usize,
     ) -> Backend {
         let tally = &common.tallies()[worker];
         let connector = Connector::new(
-            target.backend,
-            settings.connect_timeout,
-            settings.closing,
-            &settings.source_addresses,
+            target.backend.clone(),
+            target.dial(settings),
+            settings,
             Arc::clone(tally),
         );
         Backend {
             pool: Pool::new(connector, Arc::clone(common), worker),
             common: Arc::clone(common),
-            host: HeaderValue::from_maybe_shared(Bytes::from(target.backend.to_string()))
-                .expect("a socket address is visible ASCII"),
+            host: target.host_header(),
             tally: Arc::clone(tally),
         }
     }
@@ -185,10 +188,10 @@ impl Backend {
     }
 
     /// A connection that cannot have been closed for its age: a new one, or one that comes free.
-    pub(super) async fn lease_fresh(&self) -> Result<BackendLease, Failure> {
+    pub(super) async fn lease_fresh(&self, identity: Identity) -> Result<BackendLease, Failure> {
         let wants = Wants {
             need: Need::Fresh,
-            ..Wants::default()
+            identity,
         };
         Box::pin(self.pool.wait(Instant::now(), wants))
             .await
@@ -199,14 +202,14 @@ impl Backend {
         match error {
             AcquireError::Connect(error) => Failure::Connect(error),
             AcquireError::Refused(why) => Failure::NoConnection {
-                backend: self.address(),
+                backend: self.address().clone(),
                 why,
             },
         }
     }
 
     /// Its address.
-    pub(super) fn address(&self) -> BackendAddr {
+    pub(super) fn address(&self) -> &BackendAddr {
         self.pool.connector().backend()
     }
 }

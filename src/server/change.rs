@@ -2,26 +2,38 @@
 //! and go.
 
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::Settings;
+use crate::backend::ServerSettings;
 use crate::lookup::Place;
-use crate::net::BackendAddr;
+use crate::net::{BackendAddr, Tls};
 use crate::proxy::Target;
 
-/// The targets of an upstream, from what is known of each of its servers: its weight and its
-/// addresses. One that is found twice is one, with both weights.
-pub(super) fn targets<'a>(servers: impl IntoIterator<Item = (u32, &'a [Place])>) -> Vec<Target> {
+/// The targets of an upstream, from its servers as written and what is known of the addresses of
+/// each. One that is found twice is one, with both weights.
+pub(super) fn targets<'a>(
+    servers: impl IntoIterator<Item = (&'a ServerSettings, &'a [Place])>,
+    tls: Option<&Tls>,
+) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
-    for (weight, places) in servers {
-        for place in places {
+    for (server, places) in servers {
+        let host: Arc<str> = server.host().into();
+        let unix = server
+            .unix()
+            .map(|path| (BackendAddr::Unix(Path::new(path).into()), 1));
+        let places = places
+            .iter()
+            .map(|place| (BackendAddr::Ip(place.address), place.weight));
+        for (backend, weight) in unix.into_iter().chain(places) {
             let target = Target {
-                backend: BackendAddr(place.address),
-                weight: weight.saturating_mul(place.weight),
+                backend,
+                weight: server.weight.saturating_mul(weight),
+                host: Arc::clone(&host),
+                tls: tls.cloned(),
             };
-            match targets
-                .iter_mut()
-                .find(|known| known.backend == target.backend)
-            {
+            match targets.iter_mut().find(|known| is_same(known, &target)) {
                 Some(known) => known.weight = known.weight.saturating_add(target.weight),
                 None => targets.push(target),
             }
@@ -30,9 +42,17 @@ pub(super) fn targets<'a>(servers: impl IntoIterator<Item = (u32, &'a [Place])>)
     targets
 }
 
+/// Whether connections to one are connections to the other: the address, and with TLS the name and
+/// what it was made from.
+fn is_same(one: &Target, other: &Target) -> bool {
+    one.backend == other.backend
+        && one.tls == other.tls
+        && (one.tls.is_none() || one.host == other.host)
+}
+
 /// For each of the new servers, where among the old ones it stood: its connections go with it.
 pub(super) fn carried_over(old: &[Target], new: &[Target]) -> Vec<Option<usize>> {
-    let place = |target: &Target| old.iter().position(|old| old.backend == target.backend);
+    let place = |target: &Target| old.iter().position(|old| is_same(old, target));
     new.iter().map(place).collect()
 }
 
@@ -49,8 +69,9 @@ impl Moves {
     pub(super) fn between(old: &[Target], new: &[Target]) -> Moves {
         let only_in = |ones: &[Target], others: &[Target]| {
             ones.iter()
-                .map(|one| one.backend)
-                .filter(|one| others.iter().all(|other| other.backend != *one))
+                .map(|one| &one.backend)
+                .filter(|one| others.iter().all(|other| other.backend != **one))
+                .cloned()
                 .collect()
         };
         Moves {
@@ -179,13 +200,15 @@ mod tests {
     use std::time::Duration;
 
     fn address(last: u8) -> BackendAddr {
-        BackendAddr(([10, 0, 0, last], 80).into())
+        BackendAddr::Ip(([10, 0, 0, last], 80).into())
     }
 
     fn target(last: u8, weight: u32) -> Target {
         Target {
             backend: address(last),
             weight,
+            host: "a".into(),
+            tls: None,
         }
     }
 
@@ -215,13 +238,23 @@ mod tests {
                 vec![target(1, 3), target(2, 2)],
             ),
         ] {
-            let found = targets(
-                servers
-                    .iter()
-                    .map(|(weight, places)| (*weight, &places[..])),
-            );
+            let written = servers.iter().map(|(weight, _)| ServerSettings {
+                weight: *weight,
+                ..ServerSettings::new("a:80")
+            });
+            let written: Vec<_> = written.collect();
+            let places = servers.iter().map(|(_, places)| &places[..]);
+            let found = targets(written.iter().zip(places), None);
             assert_eq!(found, are, "{servers:?}");
         }
+    }
+
+    #[test]
+    fn a_unix_socket_is_a_target_of_its_own() {
+        let server = ServerSettings::new("unix:/run/app.sock");
+        let found = targets([(&server, &[][..])], None);
+        assert_eq!(found[0].backend.to_string(), "unix:/run/app.sock");
+        assert_eq!((&*found[0].host, found[0].weight), ("localhost", 1));
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl UpstreamFigures {
     pub fn lines(&self) -> impl Iterator<Item = (BackendAddr, LineFigures)> {
         self.backends
             .iter()
-            .map(|(target, common)| (target.backend, common.figures()))
+            .map(|(target, common)| (target.backend.clone(), common.figures()))
     }
 
     fn changes_to(&mut self, backends: Share) {
@@ -135,7 +135,9 @@ mod tests {
 
     fn server(last: u8) -> (Target, Arc<ServerCommon>) {
         let target = Target {
-            backend: BackendAddr(([10, 0, 0, last], 80).into()),
+            backend: BackendAddr::Ip(([10, 0, 0, last], 80).into()),
+            host: "a".into(),
+            tls: None,
             weight: 1,
         };
         let tallies = vec![Arc::new(PoolTally::default())];

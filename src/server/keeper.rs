@@ -12,11 +12,11 @@ use tracing::{info, warn};
 
 use super::change::{self, Changes, Moves, UpstreamChange};
 use super::figures::Book;
-use super::{Settings, StartError, router};
+use super::{Settings, StartError, load_tls, router};
 use crate::account::PoolTally;
 use crate::backend;
 use crate::lookup::{Found, LookUpError, Origin, Place, Resolver, Schedule};
-use crate::net::Listening;
+use crate::net::{Listening, Tls};
 use crate::pool::Common;
 use crate::proxy::{Layout, ServerCommon, Target, UpstreamPlan};
 use crate::worker::Orders;
@@ -127,6 +127,7 @@ struct Keeper {
 struct Upstream {
     plan: Arc<UpstreamPlan>,
     servers: Vec<Server>,
+    tls: Option<Tls>,
 }
 
 /// One server as written, and what is known of it.
@@ -148,6 +149,7 @@ impl Keeper {
     async fn load(&mut self, settings: Settings) -> Result<Changes, Vec<StartError>> {
         let mut faults = Vec::new();
         let routes = router(&settings).map_err(|fault| faults.push(fault)).ok();
+        let tls = self.load_tls(&settings, &mut faults);
         let known = self.known(&settings);
         let (resolver, results) = look_up_all(&settings, &known).await;
         let now = Instant::now();
@@ -158,7 +160,7 @@ impl Keeper {
             match looked.found {
                 Ok((origin, found)) => {
                     let mut schedule = Schedule::new(upstream.resolve.clone());
-                    if !matches!(origin, Origin::Address(_)) {
+                    if origin.is_name() {
                         schedule.answered(now, found.ttl);
                     }
                     servers.push(Server {
@@ -196,7 +198,23 @@ impl Keeper {
         self.resolver = resolver;
         // They have all just been looked up.
         self.looking = JoinSet::new();
-        Ok(self.put_into_effect(settings, Arc::new(routes), servers))
+        Ok(self.put_into_effect(settings, Arc::new(routes), servers, tls))
+    }
+
+    /// The TLS of each upstream that speaks it: the old one where nothing of it has changed, so that
+    /// its connections and sessions stay.
+    fn load_tls(&self, settings: &Settings, faults: &mut Vec<StartError>) -> Vec<Option<Tls>> {
+        let mut loaded = load_tls(settings, faults);
+        for (tls, upstream) in loaded.iter_mut().zip(&settings.upstreams) {
+            let mut old = self.upstreams.iter();
+            let old = old.find(|old| old.plan.settings.name == upstream.name);
+            if let Some(old) = old
+                && old.tls == *tls
+            {
+                tls.clone_from(&old.tls);
+            }
+        }
+        loaded
     }
 
     /// The listeners of `settings`: those that are there already, and new ones.
@@ -257,22 +275,23 @@ impl Keeper {
         settings: Settings,
         router: Arc<crate::route::Router<usize>>,
         servers: Vec<Server>,
+        tls: Vec<Option<Tls>>,
     ) -> Changes {
         let mut changes = Changes::between(&self.settings, &settings);
         let mut servers = servers.into_iter();
         let mut upstreams = Vec::new();
-        for new in &settings.upstreams {
+        for (new, tls) in settings.upstreams.iter().zip(tls) {
             let servers: Vec<_> = servers.by_ref().take(new.servers.len()).collect();
             let old = self
                 .upstreams
                 .iter()
                 .find(|old| old.plan.settings.name == new.name);
-            let targets = targets(new, &servers);
+            let targets = targets(new, &servers, tls.as_ref());
             let (plan, change) = plan(new, targets, old.map(|old| &old.plan), self.workers);
             if let Some(change) = change {
                 changes.upstreams.push((new.name.clone(), change));
             }
-            upstreams.push(Upstream { plan, servers });
+            upstreams.push(Upstream { plan, servers, tls });
         }
         for old in &self.upstreams {
             let name = &old.plan.settings.name;
@@ -365,7 +384,7 @@ impl Keeper {
             return;
         }
         server.places = found.places;
-        let targets = targets(settings, &upstream.servers);
+        let targets = targets(settings, &upstream.servers, upstream.tls.as_ref());
         let (plan, change) = plan(settings, targets, Some(&upstream.plan), self.workers);
         upstream.plan = plan;
         match change {
@@ -412,7 +431,11 @@ async fn look_up_all(settings: &Settings, known: &[Vec<Place>]) -> (Option<Resol
                 results.push(result(Err((None, LookUpError::NotAServer))));
                 continue;
             };
-            if let Origin::Address(address) = origin {
+            if !origin.is_name() {
+                let address = match origin {
+                    Origin::Address(address) => Some(address),
+                    Origin::Host(..) | Origin::Service(_) | Origin::Unix => None,
+                };
                 results.push(result(Ok((origin, Found::fixed(address)))));
                 continue;
             }
@@ -441,10 +464,9 @@ async fn look_up_all(settings: &Settings, known: &[Vec<Place>]) -> (Option<Resol
     (resolver.and_then(Result::ok), results)
 }
 
-fn targets(settings: &backend::Settings, servers: &[Server]) -> Vec<Target> {
+fn targets(settings: &backend::Settings, servers: &[Server], tls: Option<&Tls>) -> Vec<Target> {
     let known = servers.iter().map(|server| &server.places[..]);
-    let weights = settings.servers.iter().map(|server| server.weight);
-    change::targets(weights.zip(known))
+    change::targets(settings.servers.iter().zip(known), tls)
 }
 
 /// The plan of an upstream, and what it changes: of what there was, all that can stay stays.
@@ -456,7 +478,7 @@ fn plan(
 ) -> (Arc<UpstreamPlan>, Option<UpstreamChange>) {
     let before: Vec<_> = old
         .iter()
-        .flat_map(|old| old.servers.iter().map(|(target, _)| *target))
+        .flat_map(|old| old.servers.iter().map(|(target, _)| target.clone()))
         .collect();
     if let Some(old) = old
         && old.settings == *settings
@@ -464,7 +486,9 @@ fn plan(
     {
         return (Arc::clone(old), None);
     }
-    let keeps = old.is_some_and(|old| settings.can_use_connections_of(&old.settings));
+    let tls = |targets: &[Target]| targets.first().and_then(|target| target.tls.clone());
+    let keeps = old.is_some_and(|old| settings.can_use_connections_of(&old.settings))
+        && (before.is_empty() || tls(&before) == tls(&targets));
     let places = if keeps {
         change::carried_over(&before, &targets)
     } else {

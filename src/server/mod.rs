@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::lookup::LookUpError;
-use crate::net::ListenError;
+use crate::net::{ListenError, Tls, TlsError};
 use crate::route::{RouteSettings, Router};
 use crate::worker::{self, Orders, Plan};
 use crate::{backend, client};
@@ -69,6 +69,14 @@ pub enum StartError {
         server: String,
         /// Why.
         source: LookUpError,
+    },
+    /// TLS cannot be spoken as asked for.
+    #[error("upstream {upstream}: {source}")]
+    Tls {
+        /// The upstream.
+        upstream: String,
+        /// Which file, and what is wrong with it.
+        source: TlsError,
     },
     /// A route names an upstream that is not there.
     #[error("a route names upstream {0}, which is not defined")]
@@ -273,6 +281,39 @@ impl Control {
             Err(_) => Err(ReloadError::Stopping),
         }
     }
+}
+
+/// Reads the certificates and keys that `settings` name, and says all that is wrong with them.
+pub fn check_files(settings: &Settings) -> Vec<StartError> {
+    let mut faults = Vec::new();
+    load_tls(settings, &mut faults);
+    faults
+}
+
+/// The TLS of each upstream that speaks it.
+fn load_tls(settings: &Settings, faults: &mut Vec<StartError>) -> Vec<Option<Tls>> {
+    let load = |upstream: &backend::Settings| {
+        let Some(tls) = &upstream.tls else {
+            return Ok(None);
+        };
+        let tls = Tls::load(tls, upstream.protocol.offer())?;
+        for server in &upstream.servers {
+            tls.check_host(server.host())?;
+        }
+        Ok(Some(tls))
+    };
+    let mut loaded = Vec::new();
+    for upstream in &settings.upstreams {
+        let result = load(upstream).map_err(|source| StartError::Tls {
+            upstream: upstream.name.clone(),
+            source,
+        });
+        loaded.push(result.unwrap_or_else(|fault| {
+            faults.push(fault);
+            None
+        }));
+    }
+    loaded
 }
 
 fn router(settings: &Settings) -> Result<Router<usize>, StartError> {

@@ -13,11 +13,14 @@ mod counts;
 mod errors;
 mod forwarding;
 mod headers;
+mod http2;
 mod memory;
 mod names;
 mod race;
 mod random;
+mod sockets;
 mod stale;
+mod tls;
 mod workers;
 
 use support::client::Client;

@@ -158,7 +158,12 @@ fn addresses_come_and_go_under_load_and_no_request_fails() {
     }
     wait_until(PATIENCE, "every end to be in the ledger", || {
         let figures = proxy.figures();
-        let entered: u64 = figures.ends.iter().flatten().sum();
+        let entered: u64 = figures
+            .ends
+            .iter()
+            .flatten()
+            .map(|end| end.connections)
+            .sum();
         entered == figures.counts.closed_total()
     });
     let figures = proxy.figures();

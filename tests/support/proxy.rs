@@ -139,6 +139,11 @@ impl Builder {
             .client(|client| client.keep_alive.max_requests = None)
     }
 
+    /// The settings it would be started with.
+    pub fn into_settings(self) -> Settings {
+        self.settings
+    }
+
     /// Starts it.
     ///
     /// # Panics
