@@ -33,6 +33,7 @@ const PURE: &[&str] = &[
     "lookup/schedule.rs",
     "lookup/settings.rs",
     "net/names.rs",
+    "net/sources.rs",
     "pool/ghost.rs",
     "pool/learn.rs",
     "pool/line.rs",

@@ -16,9 +16,10 @@ use tower::timeout::Timeout;
 use tower::{BoxError, ServiceExt};
 
 use super::exit::Entry;
+use super::h1::Lent;
 use super::{Closing, Protocol, Settings, h1, h2};
 use crate::account::PoolTally;
-use crate::net::{BackendAddr, Call, ConnectError, Dial, Ends, Moving, Socket, Wire};
+use crate::net::{BackendAddr, Call, ConnectError, Dial, Ends, Socket, Wire};
 use crate::pool::{Connect, Farewell, Identity, Watch};
 
 /// Opens connections to one backend.
@@ -69,7 +70,7 @@ where
 {
     type Conn = Conn<B>;
     type Error = ConnectError;
-    type Lent = Moving;
+    type Lent = Lent;
 
     async fn connect(&self, identity: Identity, watch: Watch) -> Result<Conn<B>, ConnectError> {
         let backend = &self.backend;
@@ -101,9 +102,15 @@ where
             if self.protocol == Protocol::Http2 {
                 return Err(not_http2());
             }
-            return Ok(Conn::Http1(h1::begin(opened.wire, backend, watch)));
+            return Ok(Conn::Http1(h1::begin(
+                opened.wire,
+                opened.port,
+                backend,
+                watch,
+            )));
         }
-        match timeout_at(end, h2::begin(opened.wire, backend, self.streams, watch)).await {
+        let begun = h2::begin(opened.wire, opened.port, backend, self.streams, watch);
+        match timeout_at(end, begun).await {
             Ok(Ok(conn)) => Ok(Conn::Http2(conn)),
             Ok(Err(h2::NotHttp2)) => Err(not_http2()),
             Err(_) => Err(ConnectError::Timeout {
@@ -143,16 +150,17 @@ where
         }
     }
 
-    fn lend(&self, conn: Conn<B>) -> Result<Moving, Conn<B>> {
+    fn lend(&self, conn: Conn<B>) -> Result<Lent, Conn<B>> {
         match conn {
             Conn::Http1(conn) => conn.lend().map_err(Conn::Http1),
             Conn::Http2(_) => Err(conn),
         }
     }
 
-    fn adopt(&self, lent: Moving, watch: Watch) -> Option<Conn<B>> {
-        let wire = Wire::arrive(lent).ok()?;
-        Some(Conn::Http1(h1::begin(wire, &self.backend, watch)))
+    fn adopt(&self, lent: Lent, watch: Watch) -> Option<Conn<B>> {
+        let wire = Wire::arrive(lent.wire).ok()?;
+        let conn = h1::begin(wire, lent.port, &self.backend, watch);
+        Some(Conn::Http1(conn))
     }
 
     /// HTTP/2 connections stay where they are: each worker has its own, and needs few.
@@ -162,6 +170,12 @@ where
 
     fn is_out_of_ports(error: &ConnectError) -> bool {
         matches!(error, ConnectError::NoLocalPort { .. })
+    }
+
+    fn out_of_ports(&self) -> ConnectError {
+        ConnectError::NoLocalPort {
+            backend: self.backend.clone(),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a connection ends: decided by the pool, done to the socket, entered into the ledger once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::account::{Close, EndSum, PoolTally};
 use crate::keepalive::CloseReason;
-use crate::net::{self, CloseMode, Socket};
+use crate::net::{self, CloseMode, PortUse, Socket};
 use crate::pool::Farewell;
 
 /// How long the backend may take to close after both sides agreed on the end, before we do.
@@ -29,6 +29,7 @@ pub(super) struct Entry {
     tally: Arc<PoolTally>,
     farewell: Farewell,
     close: Close,
+    port: Option<PortUse>,
 }
 
 impl Entry {
@@ -38,12 +39,16 @@ impl Entry {
             tally: Arc::clone(tally),
             farewell,
             close: Close::BackendFin,
+            port: None,
         }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        if let (Some(port), Close::ProxyFin) = (&mut self.port, self.close) {
+            port.leaves_time_wait();
+        }
         let Farewell {
             reason,
             exchanges,
@@ -63,12 +68,20 @@ impl Drop for Entry {
 impl Ending {
     /// Closes `socket` in this mode. What must hold even if the worker ends before the
     /// connection's task does is set at once. `aborts`: an exchange is broken off.
-    pub(super) fn new(mode: CloseMode, mut entry: Entry, socket: &Socket, aborts: bool) -> Ending {
+    pub(super) fn new(
+        mut mode: CloseMode,
+        mut entry: Entry,
+        socket: &Socket,
+        aborts: bool,
+    ) -> Ending {
+        // A reset destroys what has not arrived: only where that is meant.
+        if mode == CloseMode::Rst && !aborts && !socket.has_delivered() {
+            mode = CloseMode::Fin;
+        }
         match mode {
             CloseMode::FinRst => socket.reset_after_fin(),
-            // A reset destroys what has not arrived: only where that is meant.
-            CloseMode::Rst if aborts || socket.has_delivered() => socket.reset_on_close(),
-            CloseMode::Fin | CloseMode::Rst | CloseMode::Peer | CloseMode::PeerRst => {}
+            CloseMode::Rst => socket.reset_on_close(),
+            CloseMode::Fin | CloseMode::Peer | CloseMode::PeerRst => {}
         }
         entry.close = match mode {
             // If its FIN does not come, the connection's task knows better.
@@ -89,11 +102,29 @@ impl Ending {
 pub(super) struct Exit {
     ending: RefCell<Option<Ending>>,
     decided: Notify,
+    /// Its port, while nobody else answers for it.
+    port: Cell<Option<PortUse>>,
 }
 
 impl Exit {
+    /// The exit of a connection that takes this port.
+    pub(super) fn new(port: Option<PortUse>) -> Exit {
+        Exit {
+            port: Cell::new(port),
+            ..Exit::default()
+        }
+    }
+
+    /// Its port, for the one who answers for it from now on.
+    pub(super) fn take_port(&self) -> Option<PortUse> {
+        self.port.take()
+    }
+
     /// Says how it is to be closed.
-    pub(super) fn decide(&self, ending: Ending) {
+    pub(super) fn decide(&self, mut ending: Ending) {
+        if let Some(entry) = &mut ending.entry {
+            entry.port = self.take_port();
+        }
         *self.ending.borrow_mut() = Some(ending);
         self.decided.notify_one();
     }
@@ -149,8 +180,13 @@ pub(super) async fn close(socket: &Socket, ending: Ending, broke: bool) {
                 socket.reset_after_fin();
                 known(Close::ProxyFinRst);
             }
-            CloseMode::PeerRst => socket.reset_on_close(),
-            CloseMode::Peer | CloseMode::Fin | CloseMode::Rst | CloseMode::FinRst => {}
+            // It may have closed one direction only, and read on.
+            CloseMode::PeerRst if socket.has_delivered() => socket.reset_on_close(),
+            CloseMode::PeerRst
+            | CloseMode::Peer
+            | CloseMode::Fin
+            | CloseMode::Rst
+            | CloseMode::FinRst => {}
         }
     }
 }

@@ -21,7 +21,7 @@ use tracing::debug;
 use super::Closing;
 use super::conn::AfterResponse;
 use super::exit::{self, Ending, Entry, Exit};
-use crate::net::{BackendAddr, Moving, Peer, Socket, Stream, Wire};
+use crate::net::{BackendAddr, Moving, Peer, PortUse, Socket, Stream, Wire};
 use crate::pool::{Farewell, Watch};
 
 /// A connection that has been idle for this long is asked by a system call (0.2 µs) whether its
@@ -29,7 +29,12 @@ use crate::pool::{Farewell, Watch};
 const PROBE_IDLE: Duration = Duration::from_millis(100);
 
 /// Begins to speak HTTP over an open connection.
-pub(super) fn begin<B>(wire: Wire, backend: &BackendAddr, watch: Watch) -> Conn<B>
+pub(super) fn begin<B>(
+    wire: Wire,
+    port: Option<PortUse>,
+    backend: &BackendAddr,
+    watch: Watch,
+) -> Conn<B>
 where
     B: Body<Data = bytes::Bytes> + 'static,
     B::Error: Into<BoxError>,
@@ -50,7 +55,7 @@ where
         ended: Cell::new(None),
         waker: Waker::from(Arc::clone(&gate)),
         gate,
-        exit: Exit::default(),
+        exit: Exit::new(port),
     });
     // Only now does hyper say that it is ready: it may be parked before its task runs.
     carrier.advance();
@@ -61,6 +66,13 @@ where
         carrier,
         in_exchange: Cell::new(false),
     }
+}
+
+/// An idle connection on its way from one worker's runtime to another's.
+#[derive(Debug)]
+pub struct Lent {
+    pub(super) wire: Moving,
+    pub(super) port: Option<PortUse>,
 }
 
 /// An HTTP/1.1 connection. Dropping it closes it.
@@ -131,7 +143,7 @@ where
     }
 
     /// Takes an idle connection off its runtime.
-    pub(super) fn lend(self) -> Result<Moving, Conn<B>> {
+    pub(super) fn lend(self) -> Result<Lent, Conn<B>> {
         let Some(connection) = self.carrier.connection.take() else {
             return Err(self);
         };
@@ -145,9 +157,11 @@ where
             return Err(self);
         }
         let socket = Rc::clone(&self.socket);
+        let port = self.carrier.exit.take_port();
         drop(stream);
         drop(self);
-        Ok(Socket::depart(socket).expect("an idle connection has no third handle"))
+        let wire = Socket::depart(socket).expect("an idle connection has no third handle");
+        Ok(Lent { wire, port })
     }
 
     /// Asks how the connection is, its last response having been read to its end.

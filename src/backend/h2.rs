@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::Closing;
 use super::exit::{self, Ending, Entry, Exit};
-use crate::net::{BackendAddr, Peer, Socket, Stream, Wire};
+use crate::net::{BackendAddr, Peer, PortUse, Socket, Stream, Wire};
 use crate::pool::{Farewell, Watch};
 
 /// How long the last frames of a connection that is over may take to be written.
@@ -68,6 +68,7 @@ pub(super) struct NotHttp2;
 /// Closes the connection.
 pub(super) async fn begin<B>(
     wire: Wire,
+    port: Option<PortUse>,
     backend: &BackendAddr,
     most: u32,
     watch: Watch,
@@ -88,7 +89,7 @@ where
         socket,
         scheme,
         streams: Cell::new(most),
-        exit: Exit::default(),
+        exit: Exit::new(port),
         is_over: Cell::new(false),
         waits: RefCell::default(),
         mover: RefCell::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Closing;
 use crate::keepalive::KeepAlive;
 use crate::lookup;
+use crate::net::SocketOptions;
 use crate::net::{Offer, ProxyProtocol, TlsSettings};
 use crate::pool;
 
@@ -69,11 +70,16 @@ pub struct Settings {
     /// How backends are told about the client.
     pub forwarded: Forwarded,
 
-    /// This machine's addresses to connect from, in turn; those of the backend's family count.
-    /// Empty: the kernel chooses. Each has its own ports towards a backend.
+    /// This machine's addresses to connect from; those of the backend's family count. Of several the
+    /// one with the most ports left towards the backend is taken: each has its own. Empty: the kernel
+    /// chooses.
     ///
+    /// Default: none.
     /// Source: Apache httpd 2.4, `ProxySourceAddress`; nginx, `proxy_bind`.
     pub source_addresses: Vec<IpAddr>,
+
+    /// What is set on their sockets.
+    pub sockets: SocketOptions,
 
     /// How their connections are closed, hence who holds the `TIME_WAIT`.
     pub closing: Closing,
@@ -98,6 +104,7 @@ impl Settings {
             preserve_host: true,
             forwarded: Forwarded::default(),
             source_addresses: Vec::new(),
+            sockets: SocketOptions::default(),
             closing: Closing::default(),
             resolve: lookup::Settings::default(),
         }

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::lookup::SERVICE;
 
+use crate::net::{LONGEST_DEVICE, PortRange};
+
 /// The port of a backend that names none: HTTP's own.
 const HTTP_PORT: u16 = 80;
 
@@ -83,6 +85,18 @@ pub enum Wrong {
     /// An address where the name of a service is needed.
     #[error("`{0}` is an address; a service has a name")]
     ServiceAddress(String),
+    /// Not two ports with a dash between them.
+    #[error("not two ports with a `-` between them")]
+    NotARange,
+    /// A range that ends before it begins.
+    #[error("{0} is less than {1}: the lower port comes first")]
+    Backwards(u16, u16),
+    /// Port 0 in a range.
+    #[error("port 0 cannot be connected from")]
+    FromPortZero,
+    /// What cannot be the name of a device.
+    #[error("not the name of a device: 1 to {LONGEST_DEVICE} characters, no spaces, no `/`")]
+    Device,
     /// A path that does not start at the root.
     #[error("a path starts with `/`")]
     Relative,
@@ -146,6 +160,44 @@ pub fn name_server(text: &str) -> Result<SocketAddr, Wrong> {
         Ok(address) => Ok((address, port).into()),
         Err(_) => Err(Wrong::Name(host.to_owned())),
     }
+}
+
+/// Reads a range of ports to connect from: `40000-49999`.
+///
+/// # Errors
+/// When it is not two ports, has a port 0, or ends before it begins.
+pub fn ports(text: &str) -> Result<PortRange, Wrong> {
+    if text.is_empty() {
+        return Err(Wrong::Empty);
+    }
+    let (low, high) = text.split_once('-').ok_or(Wrong::NotARange)?;
+    let [low, high] = [low.trim(), high.trim()];
+    if low.is_empty() || high.is_empty() {
+        return Err(Wrong::NotARange);
+    }
+    let (low, high) = (port(low)?, port(high)?);
+    if low == 0 {
+        return Err(Wrong::FromPortZero);
+    }
+    if high < low {
+        return Err(Wrong::Backwards(high, low));
+    }
+    Ok(PortRange { low, high })
+}
+
+/// Reads the name of a network device. Whether there is one is seen at the start.
+///
+/// # Errors
+/// When the kernel would not have it. Source: Linux, `dev_valid_name`.
+pub fn device(text: &str) -> Result<String, Wrong> {
+    let bad = |c: char| c.is_whitespace() || matches!(c, '/' | ':' | '\0');
+    if text.is_empty() {
+        return Err(Wrong::Empty);
+    }
+    if text.len() > LONGEST_DEVICE || matches!(text, "." | "..") || text.contains(bad) {
+        return Err(Wrong::Device);
+    }
+    Ok(text.to_owned())
 }
 
 /// Reads a backend's address and gives it as `host:port`: `127.0.0.1:9000`, `[::1]:9000`,

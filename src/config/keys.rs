@@ -5,6 +5,7 @@
 //! values themselves live in the settings types of each part; a test holds the two together.
 
 pub use super::setting::{Default, Setting, Table, Takes};
+use super::sockets;
 
 /// All tables, in the order they are explained.
 pub const TABLES: [&Table; 6] = [&SERVER, &CLIENT, &LISTENERS, &ROUTES, &UPSTREAMS, &SERVERS];
@@ -472,16 +473,15 @@ pub const UPSTREAMS: Table = Table {
             nginx: "as `fin`",
         },
         // Sockets and ports.
-        Setting {
-            name: "source_addresses",
-            alias: None,
-            takes: Takes::Addresses,
-            default: Default::None("the kernel chooses"),
-            meaning: "This machine's addresses to connect from, in turn. Each has its own ports \
-                      towards a backend.",
-            apache: "`ProxySourceAddress` (one)",
-            nginx: "`proxy_bind` (one, or a variable)",
-        },
+        sockets::SOURCE_ADDRESSES,
+        sockets::SOURCE_PORT_RANGE,
+        sockets::TCP_KEEPALIVE,
+        sockets::TCP_KEEPALIVE_INTERVAL,
+        sockets::TCP_KEEPALIVE_PROBES,
+        sockets::TCP_USER_TIMEOUT,
+        sockets::MARK,
+        sockets::DSCP,
+        sockets::BIND_DEVICE,
         // TLS and protocols.
         Setting {
             name: "protocol",

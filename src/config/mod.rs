@@ -25,6 +25,7 @@ mod read;
 mod report;
 mod routes;
 mod setting;
+mod sockets;
 mod syntax;
 #[cfg(test)]
 mod tests;

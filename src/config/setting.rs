@@ -92,6 +92,10 @@ pub enum Takes {
     Name,
     /// A list of name servers.
     NameServers,
+    /// A range of ports.
+    Ports,
+    /// The name of a network device.
+    Device,
     /// A host name of a route.
     Host,
     /// A path prefix of a route.
@@ -150,6 +154,8 @@ impl Takes {
             Takes::File => "the path of a file",
             Takes::Name => "the name of a host",
             Takes::NameServers => "a list of name servers",
+            Takes::Ports => "a range of ports",
+            Takes::Device => "the name of a network device",
             Takes::Host => "a host name",
             Takes::Path => "a path",
             Takes::Upstream => "the name of an upstream",
@@ -208,6 +214,12 @@ impl Takes {
                 "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
                     .to_owned()
             }
+            Takes::Ports => {
+                "\"low-high\", such as \"40000-49999\", both from 1 to 65535".to_owned()
+            }
+            Takes::Device => {
+                "the name of one of this machine's network devices, such as \"eth1\"".to_owned()
+            }
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
             Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
@@ -226,7 +238,8 @@ impl Takes {
             Takes::Servers | Takes::Addresses | Takes::NameServers => "list",
             Takes::Host | Takes::Name => "host",
             Takes::Path | Takes::File => "path",
-            Takes::Upstream => "name",
+            Takes::Ports => "ports",
+            Takes::Device | Takes::Upstream => "name",
         }
     }
 
@@ -244,6 +257,8 @@ impl Takes {
             | Takes::File
             | Takes::Name
             | Takes::NameServers
+            | Takes::Ports
+            | Takes::Device
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => (0, u64::MAX),
@@ -263,6 +278,8 @@ impl Takes {
             | Takes::File
             | Takes::Name
             | Takes::NameServers
+            | Takes::Ports
+            | Takes::Device
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => None,

@@ -10,6 +10,7 @@ use crate::backend::{self, Forwarded, ServerSettings};
 use crate::client;
 use crate::keepalive::KeepAlive;
 use crate::lookup;
+use crate::net::{PortRange, Probes, SocketOptions};
 use crate::pool;
 use crate::route::RouteSettings;
 use crate::server::ListenerSettings;
@@ -226,6 +227,48 @@ fn every_setting_arrives() {
 }
 
 #[test]
+fn the_options_of_sockets_arrive() {
+    let settings = sound(&format!(
+        "{UPSTREAM}{}{LISTENER}",
+        r#"
+        source_addresses = ["10.0.0.5", "fd00::5"]
+        source_port_range = "40000 - 49999"
+        tcp_keepalive = "1m"
+        tcp_keepalive_interval = 5
+        tcp_keepalive_probes = 127
+        tcp_user_timeout = "20s"
+        mark = 0x77
+        dscp = 46
+        bind_device = "eth1"
+        "#
+    ));
+    let upstream = &settings.upstreams[0];
+    assert_eq!(upstream.source_addresses.len(), 2);
+    let expected = SocketOptions {
+        source_ports: Some(PortRange {
+            low: 40_000,
+            high: 49_999,
+        }),
+        keepalive: Some(Probes {
+            idle: Duration::from_secs(60),
+            interval: Duration::from_secs(5),
+            count: 127,
+        }),
+        user_timeout: Some(Duration::from_secs(20)),
+        mark: 0x77,
+        dscp: 46,
+        device: Some("eth1".to_owned()),
+    };
+    assert_eq!(upstream.sockets, expected);
+    let settings = sound(&with("[upstreams.app]", "tcp_keepalive = \"32767s\""));
+    let probes = settings.upstreams[0].sockets.keepalive.unwrap();
+    assert_eq!(
+        (probes.interval, probes.count),
+        (Probes::INTERVAL, Probes::COUNT)
+    );
+}
+
+#[test]
 fn apaches_names_are_names() {
     for (header, apache, ours) in [
         ("[client]", "KeepAlive = \"Off\"", "keep_alive = false"),
@@ -320,6 +363,20 @@ fn a_bad_value_is_refused_where_it_stands() {
         [client]        | "" = 5                       | [client] has no setting ``
         [upstreams.app] | connect_timeout = 0          | `connect_timeout` takes a duration, not `0`
         [upstreams.app] | forwarded = "on"             | `forwarded` takes one of its words, not `on`
+        [upstreams.app] | source_port_range = 40000    | `source_port_range` takes a range of ports, not a whole number
+        [upstreams.app] | source_port_range = "40000"  | `source_port_range` takes a range of ports, not `40000`
+        [upstreams.app] | source_port_range = "9-1"    | `source_port_range` takes a range of ports, not `9-1`
+        [upstreams.app] | source_port_range = "0-9"    | `source_port_range` takes a range of ports, not `0-9`
+        [upstreams.app] | source_port_range = "1-65536" | `source_port_range` takes a range of ports, not `1-65536`
+        [upstreams.app] | source_port_range = "1-2-3"  | `source_port_range` takes a range of ports, not `1-2-3`
+        [upstreams.app] | tcp_keepalive = "9h7m"       | `tcp_keepalive` of [upstreams.app] is too long
+        [upstreams.app] | tcp_keepalive_interval = 0   | `tcp_keepalive_interval` takes a duration, not `0`
+        [upstreams.app] | tcp_keepalive_probes = 0     | `tcp_keepalive_probes` takes a whole number, not `0`
+        [upstreams.app] | tcp_keepalive_probes = 128   | `tcp_keepalive_probes` takes a whole number, not `128`
+        [upstreams.app] | mark = 4294967296            | `mark` takes a whole number, not `4294967296`
+        [upstreams.app] | dscp = 64                    | `dscp` takes a whole number, not `64`
+        [upstreams.app] | bind_device = "a/b"          | `bind_device` takes the name of a network device, not `a/b`
+        [upstreams.app] | bind_device = "sixteen-letters!" | `bind_device` takes the name of a network device, not `sixteen-letters!`
         [upstreams.app] | limit_request_body = 1       | [upstreams.app] has no setting `limit_request_body`
     "#;
     for row in table.lines().filter(|row| row.contains('|')) {

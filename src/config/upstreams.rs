@@ -1,6 +1,5 @@
 //! `[upstreams.NAME]` → the upstreams and their servers.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
@@ -11,8 +10,8 @@ use super::file::Placed;
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
 use super::transport::transport;
-use super::values::{Scalar, keep_alive, list, number, set, switch, time};
-use super::{address, keys};
+use super::values::{Scalar, keep_alive, number, set, switch, time};
+use super::{address, keys, sockets};
 use crate::backend::{self, Closing, Forwarded, ServerSettings, ShortMode};
 use crate::keepalive::KeepAlive;
 use crate::lookup;
@@ -96,9 +95,10 @@ fn upstream(
     settings.pool.keep_alive = keep_alive(reader, section, KeepAlive::BACKEND);
     limits(&mut settings.pool, section, reader);
     settings.closing = closing(section, reader);
-    settings.source_addresses = addresses(section, reader);
     transport(&mut settings, section, reader);
     settings.resolve = resolve(section, reader);
+    settings.source_addresses = sockets::addresses(section, reader);
+    settings.sockets = sockets::options(section, reader);
     set(
         &mut settings.connect_timeout,
         time(reader, section, "connect_timeout"),
@@ -118,13 +118,6 @@ fn upstream(
     set(&mut settings.forwarded, forwarded);
     settings.servers = servers?;
     Some(settings)
-}
-
-fn addresses(section: &Section<'_>, reader: &mut Reader<'_>) -> Vec<IpAddr> {
-    list(reader, section, "source_addresses", |text| {
-        let address = text.parse::<IpAddr>();
-        address.map_err(|_| "not an IP address")
-    })
 }
 
 /// When names are looked up again.

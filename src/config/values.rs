@@ -63,7 +63,7 @@ impl Takes {
     /// sake.
     pub(super) fn accepts(self, written: Written) -> bool {
         match written {
-            // Of a list of texts, each.
+            // Each of the addresses, that is; the list is looked at before.
             Written::Text => !matches!(self, Takes::Servers),
             Written::Switch => matches!(self, Takes::Switch),
             Written::Fraction => matches!(self, Takes::Time { .. }),

@@ -1,85 +1,156 @@
 //! Opening a TCP connection to a backend, and what errors of opening mean.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tower::BoxError;
 use tower::timeout::error::Elapsed;
 
-use super::{BackendAddr, HandshakeFailed, sockopt};
+use super::options::new_socket;
+use super::sources::{Lane, Sources};
+use super::{BackendAddr, HandshakeFailed, SocketOptions};
 
 /// Opens TCP connections.
 #[derive(Clone, Debug, Default)]
 pub struct TcpConnect {
-    /// Whence, in turn; empty: the kernel chooses.
+    /// Whence; empty: the kernel chooses.
     sources: Rc<[IpAddr]>,
-    turn: Rc<Cell<usize>>,
+    options: Rc<SocketOptions>,
+}
+
+/// A connection, and the port it takes.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Its port, where that is counted.
+    pub port: Option<PortUse>,
 }
 
 impl TcpConnect {
-    /// Connects from these addresses in turn, as far as they are of the backend's family.
-    pub fn from_sources(sources: &[IpAddr]) -> TcpConnect {
+    /// Connects with these options, and from that of the addresses, as far as they are of the
+    /// backend's family, which has the most ports left.
+    pub fn new(sources: &[IpAddr], options: SocketOptions) -> TcpConnect {
         TcpConnect {
             sources: sources.into(),
-            turn: Rc::default(),
+            options: Rc::new(options),
         }
+    }
+
+    async fn open(&self, backend: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+        let socket = new_socket(backend)?;
+        self.options.prepare(&socket, backend, source)?;
+        let stream = socket.connect(backend).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    async fn connect(&self, backend: SocketAddr) -> io::Result<Connected> {
+        let fits = |source: &&IpAddr| source.is_ipv4() == backend.is_ipv4();
+        let sources = || self.sources.iter().filter(fits).copied();
+        let count = sources().count();
+        if count < 2 {
+            // Nothing to choose from: nothing to count.
+            let stream = self.open(backend, sources().next()).await?;
+            return Ok(Connected { stream, port: None });
+        }
+        for _ in 0..count {
+            let lanes = sources().map(|source| Lane {
+                source,
+                destination: backend,
+                ports: self.options.source_ports,
+            });
+            let Some(mut port) = PortUse::choose(lanes) else {
+                break;
+            };
+            match self.open(backend, Some(port.lane.source)).await {
+                Ok(stream) => {
+                    port.opened();
+                    let port = Some(port);
+                    return Ok(Connected { stream, port });
+                }
+                // No port is left at this address: the next one has its own.
+                Err(error) if is_out_of_ports(&error) => port.end = PortEnd::NoneLeft,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(rustix::io::Errno::ADDRNOTAVAIL.into())
     }
 }
 
 impl tower::Service<SocketAddr> for TcpConnect {
-    type Response = TcpStream;
+    type Response = Connected;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Connected>>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, backend: SocketAddr) -> Self::Future {
-        let sources = Rc::clone(&self.sources);
-        let first = self.turn.get();
-        self.turn.set(first.wrapping_add(1));
-        Box::pin(async move {
-            let fits = |source: &&IpAddr| source.is_ipv4() == backend.is_ipv4();
-            let count = sources.iter().filter(fits).count();
-            let mut result = None;
-            for turn in 0..count {
-                let source = sources.iter().filter(fits).nth((first + turn) % count);
-                let opened = open(backend, source.copied()).await;
-                match &opened {
-                    // No port is left at this address: the next one has its own.
-                    Err(error) if is_out_of_ports(error) => result = Some(opened),
-                    _ => return opened,
-                }
-            }
-            match result {
-                Some(result) => result,
-                None => open(backend, None).await,
-            }
-        })
+        let this = self.clone();
+        Box::pin(async move { this.connect(backend).await })
     }
 }
 
-async fn open(backend: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = match backend {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    sockopt::any_local_port(&socket)?;
-    if let Some(source) = source {
-        sockopt::bind_address_no_port(&socket)?;
-        socket.bind(SocketAddr::new(source, 0))?;
+/// What this process uses of its source addresses. One for all workers and upstreams, as they all
+/// take their ports from the same kernel; gone to when one of several sources is chosen, and when
+/// such a connection has ended.
+static SOURCES: LazyLock<Mutex<Sources>> = LazyLock::new(Mutex::default);
+
+fn sources() -> MutexGuard<'static, Sources> {
+    SOURCES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A port of one of several source addresses, in use. Dropped, it is free again; or in `TIME_WAIT`, if
+/// that was said.
+#[derive(Debug)]
+pub struct PortUse {
+    lane: Lane,
+    end: PortEnd,
+}
+
+#[derive(Debug)]
+enum PortEnd {
+    Free,
+    TimeWait,
+    NoneLeft,
+}
+
+impl PortUse {
+    fn choose(lanes: impl Iterator<Item = Lane>) -> Option<PortUse> {
+        let lane = sources().choose(lanes, Instant::now())?;
+        let end = PortEnd::Free;
+        Some(PortUse { lane, end })
     }
-    let stream = socket.connect(backend).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+
+    fn opened(&self) {
+        sources().opened(&self.lane);
+    }
+
+    /// The connection was closed by us first: its port will be in `TIME_WAIT`.
+    pub fn leaves_time_wait(&mut self) {
+        self.end = PortEnd::TimeWait;
+    }
+}
+
+impl Drop for PortUse {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        match self.end {
+            PortEnd::Free => sources().ended(&self.lane, false, now),
+            PortEnd::TimeWait => sources().ended(&self.lane, true, now),
+            PortEnd::NoneLeft => sources().out_of_ports(&self.lane, now),
+        }
+    }
 }
 
 fn is_out_of_ports(error: &io::Error) -> bool {
@@ -101,7 +172,8 @@ pub enum ConnectError {
     /// fault.
     #[error(
         "no local port is left towards {backend}: too many connections or TIME_WAIT sockets; \
-         keep_alive = true saves ports, a wider net.ipv4.ip_local_port_range adds some"
+         keep_alive = true saves ports, source_addresses and a wider \
+         net.ipv4.ip_local_port_range add some"
     )]
     NoLocalPort {
         /// The backend.

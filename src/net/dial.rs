@@ -14,7 +14,7 @@ use tower::{BoxError, ServiceExt};
 use super::introduction::{self, Ends, ProxyProtocol};
 use super::tls::{Shaken, Tls};
 use super::wire::{Raw, Wire};
-use super::{BackendAddr, TcpConnect};
+use super::{BackendAddr, Connected, PortUse, TcpConnect};
 
 /// Opens connections to the backends of an upstream.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub struct Call {
 pub struct Opened {
     /// It.
     pub wire: Wire,
+    /// Its port, where that is counted.
+    pub port: Option<PortUse>,
     /// What came out of the TLS handshake, if there was one.
     pub tls: Option<Shaken>,
 }
@@ -61,9 +63,12 @@ impl tower::Service<Call> for Dial {
     fn call(&mut self, call: Call) -> Self::Future {
         let dial = self.clone();
         Box::pin(async move {
-            let mut raw = match call.backend {
-                BackendAddr::Ip(address) => Raw::Tcp(dial.tcp.oneshot(address).await?),
-                BackendAddr::Unix(path) => Raw::Unix(UnixStream::connect(&*path).await?),
+            let (mut raw, port) = match call.backend {
+                BackendAddr::Ip(address) => {
+                    let Connected { stream, port } = dial.tcp.oneshot(address).await?;
+                    (Raw::Tcp(stream), port)
+                }
+                BackendAddr::Unix(path) => (Raw::Unix(UnixStream::connect(&*path).await?), None),
             };
             if let Some(version) = dial.proxy_protocol {
                 let header = introduction::header(version, call.ends);
@@ -72,12 +77,14 @@ impl tower::Service<Call> for Dial {
             let Some((tls, host)) = dial.tls else {
                 return Ok(Opened {
                     wire: Wire::Plain(raw),
+                    port,
                     tls: None,
                 });
             };
             let (stream, shaken) = tls.handshake(&host, raw).await.map_err(HandshakeFailed)?;
             Ok(Opened {
                 wire: Wire::Tls(stream),
+                port,
                 tls: Some(shaken),
             })
         })

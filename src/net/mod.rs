@@ -6,8 +6,10 @@ mod dial;
 mod introduction;
 mod listen;
 mod names;
+mod options;
 mod socket;
 mod sockopt;
+mod sources;
 mod tls;
 mod wire;
 
@@ -17,11 +19,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use close::{CloseMode, linger, wait_for_peer};
-pub use connect::{ConnectError, TcpConnect};
+pub use connect::{ConnectError, Connected, PortUse, TcpConnect};
 pub use dial::{Call, Dial, HandshakeFailed, Opened};
 pub use introduction::{Ends, ProxyProtocol};
 pub use listen::{ListenError, Listening};
 pub use names::WireNames;
+pub use options::{
+    LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions,
+};
 pub use socket::{Peer, Socket, Stream};
 pub use tls::{Offer, Shaken, Tls, TlsError, TlsSettings};
 pub use wire::{Moving, Raw, Wire};

@@ -63,6 +63,9 @@ pub trait Connect: 'static {
 
     /// Whether it is this machine that has no port left, not the server that is at fault.
     fn is_out_of_ports(error: &Self::Error) -> bool;
+
+    /// That error, for one who waited in vain while others found out.
+    fn out_of_ports(&self) -> Self::Error;
 }
 
 /// To be told once that a connection has ended by itself, or takes no more exchanges, so that it is

@@ -36,7 +36,7 @@ impl Target {
     /// What is dialled for a connection to it.
     pub(super) fn dial(&self, settings: &backend::Settings) -> Dial {
         Dial {
-            tcp: TcpConnect::from_sources(&settings.source_addresses),
+            tcp: TcpConnect::new(&settings.source_addresses, settings.sockets.clone()),
             proxy_protocol: settings.proxy_protocol,
             tls: self.tls.clone().map(|tls| (tls, Arc::clone(&self.host))),
         }

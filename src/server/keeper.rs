@@ -187,6 +187,9 @@ impl Keeper {
                 }),
             }
         }
+        if faults.is_empty() {
+            check_sockets(&settings, &servers, &mut faults);
+        }
         let listeners = self.listen(&settings, &mut faults);
         let (Some(routes), true) = (routes, faults.is_empty()) else {
             return Err(faults);
@@ -404,6 +407,25 @@ fn say_failed(upstream: &str, server: &str, error: &LookUpError) {
         %error,
         "upstream {upstream}: {server} cannot be looked up; its last known addresses are used"
     );
+}
+
+/// Notes which upstreams cannot have sockets as they are asked for.
+fn check_sockets(settings: &Settings, servers: &[Server], faults: &mut Vec<StartError>) {
+    let mut servers = servers.iter();
+    for upstream in &settings.upstreams {
+        let servers = servers.by_ref().take(upstream.servers.len());
+        let mut places = servers.flat_map(|server| &server.places);
+        let checked = places.try_for_each(|place| {
+            let options = &upstream.sockets;
+            options.check(place.address, &upstream.source_addresses)
+        });
+        if let Err(source) = checked {
+            faults.push(StartError::Socket {
+                upstream: upstream.name.clone(),
+                source,
+            });
+        }
+    }
 }
 
 /// The result of the look-up of one server of new settings.

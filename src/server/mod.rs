@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::lookup::LookUpError;
-use crate::net::{ListenError, Tls, TlsError};
+use crate::net::{ListenError, OptionError, Tls, TlsError};
 use crate::route::{RouteSettings, Router};
 use crate::worker::{self, Orders, Plan};
 use crate::{backend, client};
@@ -69,6 +69,14 @@ pub enum StartError {
         server: String,
         /// Why.
         source: LookUpError,
+    },
+    /// Sockets to a backend cannot be as they are asked for.
+    #[error("upstream {upstream}: {source}")]
+    Socket {
+        /// The upstream.
+        upstream: String,
+        /// What cannot be.
+        source: OptionError,
     },
     /// TLS cannot be spoken as asked for.
     #[error("upstream {upstream}: {source}")]

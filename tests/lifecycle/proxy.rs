@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use warmline::account::PoolFigures;
 use warmline::backend::{self, ServerSettings};
 use warmline::client;
 use warmline::keepalive::KeepAlive;
@@ -61,6 +62,12 @@ impl Proxy {
     /// A new connection to it.
     pub fn client(&self) -> Client {
         Client::connect(self.addr)
+    }
+
+    /// The figures of its upstream.
+    pub fn figures(&self) -> PoolFigures {
+        let server = self.server.as_ref();
+        server.expect("it runs until it is dropped").upstreams()[0].sum()
     }
 }
 

@@ -9,6 +9,7 @@ mod support;
 
 mod balance;
 mod bodies;
+mod closing;
 mod counts;
 mod errors;
 mod forwarding;
