@@ -20,6 +20,7 @@ use crate::server;
 pub mod address;
 mod env;
 mod file;
+mod front;
 pub mod keys;
 mod read;
 mod report;
