@@ -195,7 +195,9 @@ impl fmt::Display for Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Protocol;
     use crate::client;
+    use crate::net::TlsSettings;
     use crate::route::RouteSettings;
     use std::time::Duration;
 
@@ -255,6 +257,35 @@ mod tests {
         let found = targets([(&server, &[][..])], None);
         assert_eq!(found[0].backend.to_string(), "unix:/run/app.sock");
         assert_eq!((&*found[0].host, found[0].weight), ("localhost", 1));
+    }
+
+    /// TLS made from what it says of verifying, and offers.
+    fn tls(protocol: Protocol) -> Tls {
+        let settings = TlsSettings {
+            verify: false,
+            ..TlsSettings::default()
+        };
+        Tls::load(&settings, protocol.offer()).unwrap()
+    }
+
+    #[test]
+    fn with_tls_a_server_is_its_address_its_name_and_what_its_tls_is_made_from() {
+        let written = ["a:443", "b:443"].map(ServerSettings::new);
+        let places = [place(1, 1)];
+        let found = |tls: Option<Tls>| {
+            let known = written.iter().map(|server| (server, &places[..]));
+            targets(known, tls.as_ref())
+        };
+        assert_eq!(found(None).len(), 1);
+        let old = found(Some(tls(Protocol::Http1)));
+        let hosts: Vec<_> = old.iter().map(|target| &*target.host).collect();
+        assert_eq!(hosts, ["a", "b"]);
+        let again = found(Some(tls(Protocol::Http1)));
+        assert_eq!(carried_over(&old, &again), [Some(0), Some(1)]);
+        // No connection goes over, though nobody has come or gone.
+        let other = found(Some(tls(Protocol::Http2)));
+        assert_eq!(carried_over(&old, &other), [None, None]);
+        assert!(Moves::between(&old, &other).is_empty());
     }
 
     #[test]
