@@ -477,6 +477,16 @@ fn a_service_has_its_servers_by_priority_and_weight() {
 }
 
 #[test]
+fn an_answer_that_is_too_long_for_udp_is_fetched_over_tcp() {
+    let dns = Dns::start();
+    dns.set(NAME, 3600, (1..=200).map(Record::local));
+    let proxy = to(&format!("{NAME}:80"), &dns).start();
+    let all: Vec<_> = (1..=200).map(|last| (last, 1)).collect();
+    assert_eq!(known(&proxy), all);
+    assert!(dns.over_tcp() >= 1);
+}
+
+#[test]
 fn a_name_without_an_address_stops_the_start() {
     let dns = Dns::start();
     dns.set("empty.test", 0, []);
