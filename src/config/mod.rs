@@ -21,6 +21,7 @@ pub mod address;
 mod closing;
 mod env;
 mod file;
+mod front;
 pub mod keys;
 mod read;
 mod report;

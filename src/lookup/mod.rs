@@ -9,7 +9,8 @@ mod origin;
 mod schedule;
 mod settings;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use hickory_resolver::config::{
@@ -46,6 +47,12 @@ pub enum LookUpError {
     NoResolver(String),
 }
 
+/// Where the system says which name servers to ask.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Whom to ask where it does not say so: resolv.conf(5).
+const OF_THIS_MACHINE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
+
 /// Asks name servers.
 #[derive(Clone)]
 pub struct Resolver(TokioResolver);
@@ -57,6 +64,10 @@ impl Resolver {
     /// # Errors
     /// [`LookUpError::NoResolver`].
     pub fn new(servers: &[SocketAddr]) -> Result<Resolver, LookUpError> {
+        let mut servers = servers;
+        if servers.is_empty() && !Path::new(RESOLV_CONF).exists() {
+            servers = &[OF_THIS_MACHINE];
+        }
         let unreadable = |error: NetError| LookUpError::NoResolver(error.to_string());
         let mut builder = if servers.is_empty() {
             TokioResolver::builder_tokio().map_err(unreadable)?

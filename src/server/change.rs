@@ -119,6 +119,8 @@ pub enum UpstreamChange {
 pub struct Changes {
     /// Whether the routes are others.
     pub routes: bool,
+    /// Whether other addresses are listened on.
+    pub listeners: bool,
     /// Whether new clients are served otherwise.
     pub client: bool,
     /// Whether the shutdown may take another time.
@@ -138,11 +140,9 @@ impl Changes {
         if old.workers != new.workers {
             restart.push("workers");
         }
-        if old.listeners != new.listeners {
-            restart.push("listeners");
-        }
         Changes {
             routes: old.routes != new.routes,
+            listeners: old.listeners != new.listeners,
             client: old.client != new.client,
             shutdown_timeout: old.shutdown_timeout != new.shutdown_timeout,
             resolver: old.resolver != new.resolver,
@@ -162,6 +162,7 @@ impl fmt::Display for Changes {
         let mut parts = Vec::new();
         for (changed, what) in [
             (self.routes, "routes"),
+            (self.listeners, "listeners"),
             (self.client, "client"),
             (self.shutdown_timeout, "shutdown_timeout"),
             (self.resolver, "resolver"),
@@ -194,7 +195,9 @@ impl fmt::Display for Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Protocol;
     use crate::client;
+    use crate::net::TlsSettings;
     use crate::route::RouteSettings;
     use std::time::Duration;
 
@@ -254,6 +257,35 @@ mod tests {
         let found = targets([(&server, &[][..])], None);
         assert_eq!(found[0].backend.to_string(), "unix:/run/app.sock");
         assert_eq!((&*found[0].host, found[0].weight), ("localhost", 1));
+    }
+
+    /// TLS made from what it says of verifying, and offers.
+    fn tls(protocol: Protocol) -> Tls {
+        let settings = TlsSettings {
+            verify: false,
+            ..TlsSettings::default()
+        };
+        Tls::load(&settings, protocol.offer()).unwrap()
+    }
+
+    #[test]
+    fn with_tls_a_server_is_its_address_its_name_and_what_its_tls_is_made_from() {
+        let written = ["a:443", "b:443"].map(ServerSettings::new);
+        let places = [place(1, 1)];
+        let found = |tls: Option<Tls>| {
+            let known = written.iter().map(|server| (server, &places[..]));
+            targets(known, tls.as_ref())
+        };
+        assert_eq!(found(None).len(), 1);
+        let old = found(Some(tls(Protocol::Http1)));
+        let hosts: Vec<_> = old.iter().map(|target| &*target.host).collect();
+        assert_eq!(hosts, ["a", "b"]);
+        let again = found(Some(tls(Protocol::Http1)));
+        assert_eq!(carried_over(&old, &again), [Some(0), Some(1)]);
+        // No connection goes over, though nobody has come or gone.
+        let other = found(Some(tls(Protocol::Http2)));
+        assert_eq!(carried_over(&old, &other), [None, None]);
+        assert!(Moves::between(&old, &other).is_empty());
     }
 
     #[test]
@@ -328,7 +360,7 @@ mod tests {
                     address: ([127, 0, 0, 1], 1).into(),
                 });
             }),
-            ("nothing".to_owned(), vec!["workers", "listeners"])
+            ("listeners".to_owned(), vec!["workers"])
         );
     }
 

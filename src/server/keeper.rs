@@ -16,7 +16,7 @@ use super::{Settings, StartError, load_tls, router};
 use crate::account::PoolTally;
 use crate::backend;
 use crate::lookup::{Found, LookUpError, Origin, Place, Resolver, Schedule};
-use crate::net::Tls;
+use crate::net::{Listening, Tls};
 use crate::pool::Common;
 use crate::proxy::{Layout, ServerCommon, Target, UpstreamPlan};
 use crate::worker::Orders;
@@ -62,7 +62,9 @@ async fn keep(start: Start) {
         resolver: None,
         upstreams: Vec::new(),
         looking: JoinSet::new(),
+        listeners: Vec::new(),
         orders: watch::Sender::new(Arc::new(Orders {
+            listeners: Vec::new(),
             client: start.settings.client.clone(),
             shutdown_timeout: start.settings.shutdown_timeout,
             layout: Layout::default(),
@@ -110,8 +112,10 @@ async fn at(time: Option<Instant>) {
 struct Keeper {
     workers: usize,
     book: Arc<Book>,
-    /// In effect; `workers` and `listeners` are those of the start.
+    /// In effect; `workers` is that of the start.
     settings: Settings,
+    /// As in the settings.
+    listeners: Vec<Arc<Listening>>,
     /// Made when there is a name.
     resolver: Option<Resolver>,
     /// As in the settings.
@@ -186,9 +190,14 @@ impl Keeper {
         if faults.is_empty() {
             check_sockets(&settings, &servers, &mut faults);
         }
+        let listeners = self.listen(&settings, &mut faults);
         let (Some(routes), true) = (routes, faults.is_empty()) else {
             return Err(faults);
         };
+        if !self.listeners.is_empty() {
+            self.say_new(&listeners);
+        }
+        self.listeners = listeners;
         self.resolver = resolver;
         // They have all just been looked up.
         self.looking = JoinSet::new();
@@ -209,6 +218,37 @@ impl Keeper {
             }
         }
         loaded
+    }
+
+    /// The listeners of `settings`: those that are there already, and new ones.
+    fn listen(&self, settings: &Settings, faults: &mut Vec<StartError>) -> Vec<Arc<Listening>> {
+        let mut old = self.listeners.clone();
+        let mut listeners = Vec::new();
+        for listener in &settings.listeners {
+            let address = listener.address;
+            if let Some(known) = old.iter().position(|one| one.asked_for() == address) {
+                listeners.push(old.remove(known));
+                continue;
+            }
+            match Listening::on(address, self.workers) {
+                Ok(listening) => listeners.push(Arc::new(listening)),
+                Err(fault) => faults.push(fault.into()),
+            }
+        }
+        listeners
+    }
+
+    /// Says where it listens from now on; at the start others do.
+    fn say_new(&self, listeners: &[Arc<Listening>]) {
+        for listening in listeners {
+            if self
+                .listeners
+                .iter()
+                .all(|old| !Arc::ptr_eq(old, listening))
+            {
+                info!("listening on {}", listening.address());
+            }
+        }
     }
 
     /// The addresses that are known of each server of `settings`, in their order.
@@ -263,10 +303,9 @@ impl Keeper {
             }
         }
         self.upstreams = upstreams;
-        let (workers, listeners) = (self.settings.workers, self.settings.listeners.clone());
+        let workers = self.settings.workers;
         self.settings = Settings {
             workers,
-            listeners,
             ..settings
         };
         self.give_orders(router);
@@ -281,6 +320,7 @@ impl Keeper {
             .collect();
         self.book.enter(&plans);
         self.orders.send_replace(Arc::new(Orders {
+            listeners: self.listeners.clone(),
             client: self.settings.client.clone(),
             shutdown_timeout: self.settings.shutdown_timeout,
             layout: Layout {

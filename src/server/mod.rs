@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::lookup::LookUpError;
-use crate::net::{self, ListenError, Tls, TlsError};
+use crate::net::{ListenError, OptionError, Tls, TlsError};
 use crate::route::{RouteSettings, Router};
 use crate::worker::{self, Orders, Plan};
 use crate::{backend, client};
@@ -76,7 +76,7 @@ pub enum StartError {
         /// The upstream.
         upstream: String,
         /// What cannot be.
-        source: net::OptionError,
+        source: OptionError,
     },
     /// TLS cannot be spoken as asked for.
     #[error("upstream {upstream}: {source}")]
@@ -112,10 +112,10 @@ fn listed(faults: &[StartError]) -> String {
 
 /// A running proxy. Dropping it stops it as [`Server::stop`] does, without waiting.
 pub struct Server {
-    addresses: Vec<SocketAddr>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     keeper: JoinHandle<()>,
     control: Control,
+    orders: watch::Receiver<Arc<Orders>>,
 }
 
 impl Server {
@@ -129,24 +129,16 @@ impl Server {
             workers => workers,
         };
         let (control, keeper, orders) = keep(settings, workers)?;
-        let mut sockets = Vec::new();
-        for listener in &settings.listeners {
-            sockets.push(net::bind(listener.address, workers)?);
-        }
         let mut server = Server {
-            addresses: sockets
-                .iter()
-                .filter_map(|group| group[0].local_addr().ok())
-                .collect(),
             workers: Vec::new(),
             keeper,
             control,
+            orders,
         };
         for number in 0..workers {
             let plan = Plan {
                 number,
-                listeners: sockets.iter_mut().filter_map(Vec::pop).collect(),
-                orders: orders.clone(),
+                orders: server.orders.clone(),
                 stop: server.control.stop.subscribe(),
             };
             let worker = thread::Builder::new()
@@ -159,8 +151,9 @@ impl Server {
     }
 
     /// The addresses it listens on, in the order of the settings.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let orders = self.orders.borrow();
+        orders.listeners.iter().map(|one| one.address()).collect()
     }
 
     /// The upstreams with their live figures; after them those that a reload has removed.

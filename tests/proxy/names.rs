@@ -1,6 +1,7 @@
 //! Names that are looked up again: servers that come and go with what a name server says.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -203,6 +204,40 @@ fn a_vanished_servers_idle_connection_closes_at_once_and_its_busy_one_after_the_
     assert_eq!(busy.get("/").text(), "2");
     proxy.wait_closed_for(CloseReason::Drain, 2);
     assert_eq!((one.connections(), two.connections()), (2, 1));
+}
+
+#[test]
+fn who_waits_in_line_for_a_server_that_vanishes_is_served_by_it_and_says_that_it_is_the_last() {
+    let gate = Gate::new();
+    let (port, [one, two]) = with_one_port(&gate);
+    let dns = Dns::start();
+    dns.set(NAME, 0, [Record::local(1)]);
+    let proxy = to(&format!("{NAME}:{port}"), &dns)
+        .upstream(|upstream| upstream.pool.max_connections = NonZeroU32::new(1))
+        .start();
+    let mut busy = Client::connect(proxy.addr());
+    busy.send(get("/slow"));
+    gate.wait_reached(1);
+    let mut waiting = Client::connect(proxy.addr());
+    waiting.send(get("/"));
+    let line = || proxy.server().upstreams()[0].lines().next().unwrap().1;
+    wait_until(PATIENCE, "the line", || line().waiting == 1);
+    dns.set(NAME, 0, [Record::local(2)]);
+    wait_known(&proxy, &[2]);
+    wait_until(PATIENCE, "the worker to know", || {
+        answering(&proxy, 3) == ["2"]
+    });
+
+    gate.open();
+    assert_eq!(busy.response().text(), "1");
+    let response = waiting.response();
+    assert_eq!((response.status, response.text()), (200, "1".to_owned()));
+    assert_eq!((one.connections(), two.connections()), (2, 1));
+    let last = one.requests().pop().unwrap();
+    assert_eq!(last.header("connection"), Some("close"));
+    proxy.wait_closed_for(CloseReason::Drain, 2);
+    one.end_of(1);
+    one.end_of(2);
 }
 
 #[test]
@@ -439,6 +474,16 @@ fn a_service_has_its_servers_by_priority_and_weight() {
                 .all(|(last, share): (&i32, i32)| (last - share).abs() <= 1)
         });
     }
+}
+
+#[test]
+fn an_answer_that_is_too_long_for_udp_is_fetched_over_tcp() {
+    let dns = Dns::start();
+    dns.set(NAME, 3600, (1..=200).map(Record::local));
+    let proxy = to(&format!("{NAME}:80"), &dns).start();
+    let all: Vec<_> = (1..=200).map(|last| (last, 1)).collect();
+    assert_eq!(known(&proxy), all);
+    assert!(dns.over_tcp() >= 1);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! TLS to backends: whom the proxy believes, what it shows, and that its connections are kept, moved
 //! and closed as those without.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use crate::support::certs::{Authority, Pair};
 use crate::support::client::Client;
 use crate::support::nginx::Nginx;
 use crate::support::proxy::{Builder, TestProxy};
-use crate::support::{free_port, local};
+use crate::support::{PATIENCE, free_port, local, wait_until};
 
 /// What the backend says of the connection.
 const TELL: &str = "location / { return 200 '$ssl_server_name|$ssl_protocol|$server_protocol|\
@@ -184,10 +185,7 @@ fn bodies_pass_whole_both_ways() {
     ));
     client.send(&body);
     assert_eq!(client.response().status, 201);
-    assert_eq!(
-        std::fs::read(nginx.files().join("uploads/f")).unwrap(),
-        body
-    );
+    assert_eq!(fs::read(nginx.files().join("uploads/f")).unwrap(), body);
     let response = client.get("/uploads/f");
     assert_eq!((response.status, response.body == body), (200, true));
 }
@@ -241,4 +239,42 @@ fn what_is_wrong_with_a_certificate_file_stops_the_start() {
         let error = Server::start(&settings).err().expect("it does not start");
         assert!(error.to_string().contains(said), "{error}");
     }
+}
+
+#[test]
+fn a_reload_reads_the_certificates_again_and_keeps_the_connections_if_they_are_the_same() {
+    let (ours, other) = (Authority::new(), Authority::new());
+    let (nginx, addr) = nginx(&ours.certify("127.0.0.1"), "");
+    let before = nginx.connections_accepted();
+    let builder = to(addr, trusting(&ours.ca()));
+    let mut settings = None;
+    let proxy = builder.settings(|all| settings = Some(all.clone())).start();
+    let settings = settings.unwrap();
+    let mut client = Client::connect(proxy.addr());
+    told(&mut client);
+    assert!(proxy.server().reload(&settings).unwrap().is_empty());
+    told(&mut client);
+    assert_eq!(nginx.connections_accepted() - before, 1);
+
+    // Another authority in the same file: nobody is believed any more whom it has not certified.
+    let trusted = fs::read(ours.ca()).unwrap();
+    fs::copy(other.ca(), ours.ca()).unwrap();
+    let changes = proxy.server().reload(&settings).unwrap();
+    assert_eq!(changes.to_string(), "upstream test (new connections)");
+    proxy.wait_closed_for(CloseReason::Drain, 1);
+    wait_until(PATIENCE, "the worker to know", || {
+        client.get("/").status == 502
+    });
+    fs::write(ours.ca(), "nothing").unwrap();
+    let error = proxy.server().reload(&settings).unwrap_err().to_string();
+    let says = format!(
+        "upstream test: {} holds no certificate",
+        ours.ca().display()
+    );
+    assert_eq!(error, says);
+    fs::write(ours.ca(), trusted).unwrap();
+    proxy.server().reload(&settings).unwrap();
+    wait_until(PATIENCE, "the worker to know", || {
+        client.get("/").status == 200
+    });
 }

@@ -1,8 +1,10 @@
-//! A name server of our own, over UDP: says what the test wants it to say, or nothing.
+//! A name server of our own: says what the test wants it to say, or nothing. What is too long for
+//! UDP goes over TCP.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -12,6 +14,9 @@ use tokio::time::Instant;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
+
+/// The longest answer over UDP: what name servers have agreed on since 2020.
+const LONGEST: usize = 1232;
 
 /// One record.
 #[derive(Clone, Debug)]
@@ -98,6 +103,7 @@ struct Shared {
     zone: Mutex<HashMap<String, Says>>,
     asked: Mutex<Vec<Asked>>,
     silent: AtomicBool,
+    over_tcp: AtomicUsize,
     stopping: AtomicBool,
 }
 
@@ -109,10 +115,18 @@ impl Dns {
 
     /// On this port.
     pub fn on(addr: SocketAddr) -> Dns {
-        let socket = UdpSocket::bind(addr).expect("a UDP port can be had");
+        let sockets = || {
+            let socket = UdpSocket::bind(addr).ok()?;
+            let listener = TcpListener::bind(socket.local_addr().ok()?).ok()?;
+            Some((socket, listener))
+        };
+        let (socket, listener) = (0..100)
+            .find_map(|_| sockets())
+            .expect("a port of both kinds can be had");
         socket
             .set_read_timeout(Some(Duration::from_millis(20)))
             .unwrap();
+        listener.set_nonblocking(true).unwrap();
         let addr = socket.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let thread = thread::spawn({
@@ -121,9 +135,19 @@ impl Dns {
                 let mut question = [0; 2048];
                 while !shared.stopping.load(Ordering::SeqCst) {
                     if let Ok((length, from)) = socket.recv_from(&mut question)
-                        && let Some(answer) = shared.answer(&question[..length])
+                        && let Some(mut answer) = shared.answer(&question[..length])
                     {
+                        if answer.len() > LONGEST {
+                            // Truncated, and nothing but the question.
+                            let name = answer[12..].iter().position(|byte| *byte == 0);
+                            answer.truncate(12 + name.unwrap() + 5);
+                            answer[2] |= 2;
+                            answer[6..8].fill(0);
+                        }
                         let _ = socket.send_to(&answer, from);
+                    }
+                    if let Ok((stream, _)) = listener.accept() {
+                        let _ = shared.serve(stream);
                     }
                 }
             }
@@ -160,6 +184,11 @@ impl Dns {
         self.shared.asked.lock().unwrap().clone()
     }
 
+    /// How many answers went over TCP.
+    pub fn over_tcp(&self) -> usize {
+        self.shared.over_tcp.load(Ordering::SeqCst)
+    }
+
     /// When it was asked for A records of `name`.
     pub fn asked_for(&self, name: &str) -> Vec<Instant> {
         let asked = self.asked().into_iter();
@@ -194,6 +223,23 @@ impl Drop for Dns {
 }
 
 impl Shared {
+    /// Answers the questions of one connection: each with its length before it.
+    fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(Duration::from_millis(100)))?;
+        loop {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length)?;
+            let mut question = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut question)?;
+            if let Some(answer) = self.answer(&question) {
+                self.over_tcp.fetch_add(1, Ordering::SeqCst);
+                let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+                stream.write_all(&[&length[..], &answer].concat())?;
+            }
+        }
+    }
+
     /// The answer to a question with one name: RFC 1035 §4.
     fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
         let mut labels = Vec::new();
