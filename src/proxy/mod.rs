@@ -192,11 +192,11 @@ impl Proxy {
                 return Err(failure);
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
-            backend.tally.sent_again(proof as usize);
             lease.conn().socket().take_head_back(client.socket());
             lease.spent(CloseReason::PeerClosedIdle);
             drop(lease);
             lease = backend.lease_fresh().await?;
+            backend.tally.sent_again(proof as usize);
             before += 1;
             request = again;
             headers::say_wish(request.headers_mut(), wish(&lease, upstream.settings()));
