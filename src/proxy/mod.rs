@@ -113,7 +113,10 @@ impl Proxy {
             .ok_or(Failure::NoRoute)?;
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = upstream.settings().retry_body;
-        let need = retry::need(idempotent, body.size_hint().exact(), kept);
+        let length = body.size_hint().exact();
+        let need = retry::need(idempotent, length, kept);
+        // Once it has begun to go out there is no use in keeping what passes of its body.
+        let goes_once = !idempotent || length.is_some_and(|length| length > kept);
         let (backend, mut lease) = upstream.lease(now, need).await?;
         headers::forward_request(
             &mut parts,
@@ -124,7 +127,7 @@ impl Proxy {
                 host: (!upstream.settings().preserve_host).then_some(&backend.host),
                 address: &backend.host,
                 wish: wish(&lease, upstream.settings()),
-                chunked: !body.is_end_stream() && body.size_hint().exact().is_none(),
+                chunked: !body.is_end_stream() && length.is_none(),
             },
         );
         let timeout = upstream.settings().timeout;
@@ -151,7 +154,7 @@ impl Proxy {
             lease.conn().socket().send_head_from(client.socket());
             let sent = pin!(lease.conn().send(request));
             if let Some(replay) = &replay
-                && !idempotent
+                && goes_once
                 && lease.conn().socket().has_sent()
             {
                 replay.let_body_go();

@@ -45,8 +45,8 @@ impl Replay {
         Replay { head, body }
     }
 
-    /// The request has begun to be written, and what has begun may not be sent again: its body needs
-    /// not be kept any more.
+    /// The request has begun to be written, and may not be sent again for that: its body need not be
+    /// kept any more.
     pub(super) fn let_body_go(&self) {
         self.body.let_go();
     }
