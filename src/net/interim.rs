@@ -55,6 +55,14 @@ impl Interim {
     /// # Errors
     /// When there are too many interim responses.
     pub(super) fn note(&mut self, bytes: &[u8]) -> Result<(), TooManyInterim> {
+        // Nearly always an answer that begins with its first byte.
+        if let (At::Beginning { length: 0, .. }, Some((beginning, _))) =
+            (self.at, bytes.split_first_chunk())
+            && beginning[0] == b'H'
+            && !is_interim(beginning)
+        {
+            self.at = At::Over;
+        }
         let mut bytes = bytes.iter();
         while !matches!(self.at, At::Over)
             && let Some(&byte) = bytes.next()

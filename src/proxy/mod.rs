@@ -162,7 +162,9 @@ impl Proxy {
             .ok_or(Failure::NoRoute)?;
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = upstream.settings().retry_body;
-        let need = retry::need(idempotent, body.size_hint().exact(), kept);
+        let length = body.size_hint().exact();
+        let need = retry::need(idempotent, length, kept);
+        let is_too_long = length.is_some_and(|length| length > kept);
         let wants = upstream.wants(need, client);
         let (backend, mut lease) = upstream.lease(now, wants).await?;
         headers::forward_request(
@@ -174,7 +176,7 @@ impl Proxy {
                 host: (!upstream.settings().preserve_host).then_some(&backend.host),
                 address: &backend.host,
                 wish: wish(&lease, upstream.settings()),
-                chunked: !body.is_end_stream() && body.size_hint().exact().is_none(),
+                chunked: !body.is_end_stream() && length.is_none(),
             },
         );
         let timeout = upstream.settings().timeout;
@@ -200,9 +202,9 @@ impl Proxy {
             client.wait_for_backend(asked, timeout);
             lease.conn().take_names_of(client.socket());
             let sent = pin!(lease.conn().send(request));
+            // What will not go out again needs not be kept.
             if let Some(replay) = &replay
-                && !idempotent
-                && !may_refuse
+                && (is_too_long || !idempotent && !may_refuse)
                 && lease.conn().has_sent()
             {
                 replay.let_body_go();
@@ -241,11 +243,11 @@ impl Proxy {
                 return Err(failure);
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
-            backend.tally.sent_again(proof as usize);
             lease.conn().give_names_back(client.socket());
             lease.spent(CloseReason::PeerClosedIdle);
             drop(lease);
             lease = backend.lease_fresh(wants.identity).await?;
+            backend.tally.sent_again(proof as usize);
             before += 1;
             request = again;
             headers::say_wish(request.headers_mut(), wish(&lease, upstream.settings()));

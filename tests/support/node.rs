@@ -10,19 +10,24 @@ use super::{PATIENCE, wait_until};
 
 /// An HTTP server that says its port on its first line, answers `ok`, and refuses an `x-id` that it
 /// has seen before with 409. `/connections` tells how many it has accepted, `/seen` how many ids came,
-/// `/twice` how many came again.
+/// `/twice` how many came again, `/late` by how many milliseconds its event loop was late at the most.
 ///
 /// Node.js adds a buffer of a second to `keepAliveTimeout`, which only newer versions let one take away.
 /// In the others the socket's timer is set once more, behind Node's own: what happens when it is over is
 /// Node's way of closing an idle connection.
 const SERVER: &str = r#"
 const seen = new Set();
-let connections = 0, twice = 0;
+let connections = 0, twice = 0, late = 0, looked = performance.now();
+setInterval(() => {
+  const now = performance.now();
+  late = Math.max(late, now - looked - 5);
+  looked = now;
+}, 5);
 const server = require("http").createServer((request, response) => {
   const id = request.headers["x-id"];
   if (id && seen.has(id)) { response.statusCode = 409; twice++; }
   if (id) seen.add(id);
-  const said = { "/connections": () => connections, "/seen": () => seen.size, "/twice": () => twice }[request.url];
+  const said = { "/connections": () => connections, "/seen": () => seen.size, "/twice": () => twice, "/late": () => Math.ceil(late) }[request.url];
   request.resume().on("end", () => response.end(said ? String(said()) : "ok"));
 });
 const idle = Number(process.argv[1]);
