@@ -289,7 +289,7 @@ fn no_other_request_is_lost_if_safe_idle_is_below_the_backends_timeout() {
     let late = Duration::from_millis(ask(&node, "/late"));
     eprintln!("node was late by {late:?} at the most");
     assert_eq!(ask(&node, "/twice"), 0);
-    if timeout - safe_idle > late {
+    if timeout.saturating_sub(safe_idle) > late {
         assert_eq!((outcome.failed, outcome.crossed()), (0, 0));
         assert_eq!(ask(&node, "/seen"), outcome.requests);
     } else {
