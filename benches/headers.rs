@@ -12,7 +12,8 @@ use warmline::backend::Forwarded;
 use warmline::client::Limits;
 use warmline::keepalive::KeepAlive;
 use warmline::proxy::headers::{
-    ClientConnection, Introduction, RequestFacts, forward_request, forward_response, say_connection,
+    ClientConnection, Introduction, RequestFacts, Wish, forward_request, forward_response,
+    say_connection,
 };
 use warmline::route::Router;
 
@@ -89,7 +90,7 @@ fn request(c: &mut Criterion) {
             forwarded,
             host: None,
             address: &address,
-            last: false,
+            wish: Wish::None,
             chunked: false,
         };
         group.bench_function(name, |b| {

@@ -226,6 +226,7 @@ impl Door {
                 proxy.exchange(Rc::clone(&exchanged), request)
             })
             .await;
+            door.proxy.borrow().client_left(&exchanged);
             door.left(key);
         });
     }

@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "lookup/origin.rs",
     "lookup/schedule.rs",
     "lookup/settings.rs",
+    "net/interim.rs",
     "net/names.rs",
     "net/sources.rs",
     "pool/ghost.rs",

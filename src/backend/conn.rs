@@ -19,6 +19,7 @@ use super::exit::Entry;
 use super::h1::Lent;
 use super::{Closing, Protocol, Settings, h1, h2};
 use crate::account::PoolTally;
+use crate::keepalive::CloseReason;
 use crate::net::{BackendAddr, Call, ConnectError, Dial, Ends, Socket, Wire};
 use crate::pool::{Connect, Farewell, Identity, Watch};
 
@@ -30,6 +31,8 @@ pub struct Connector<B> {
     protocol: Protocol,
     /// The most exchanges at once on one connection.
     streams: u32,
+    /// After how long it is asked by a system call whether the backend has closed it.
+    probe_idle: Option<Duration>,
     tally: Arc<PoolTally>,
     open: Timeout<Dial>,
     body: std::marker::PhantomData<fn() -> B>,
@@ -51,6 +54,7 @@ impl<B> Connector<B> {
             closing: settings.closing,
             protocol: settings.protocol,
             streams: settings.max_streams.get(),
+            probe_idle: settings.probe_idle,
             tally,
             open: tower::ServiceBuilder::new().timeout(limit).service(dial),
             body: std::marker::PhantomData,
@@ -122,8 +126,16 @@ where
 
     fn is_usable(&self, conn: &Conn<B>, idle: Duration) -> bool {
         match conn {
-            Conn::Http1(conn) => conn.is_usable(idle),
+            Conn::Http1(conn) => conn.is_usable(self.probe_idle.is_some_and(|least| idle >= least)),
             Conn::Http2(conn) => conn.is_usable(idle),
+        }
+    }
+
+    fn idle_end(&self, conn: &Conn<B>) -> CloseReason {
+        match conn {
+            Conn::Http1(conn) => conn.idle_end(),
+            // It may say anything at any time.
+            Conn::Http2(_) => CloseReason::PeerClosedIdle,
         }
     }
 
@@ -196,6 +208,8 @@ pub enum AfterResponse {
     Closed,
     /// The request is still being written.
     Busy,
+    /// More has come than the response.
+    Spoke,
 }
 
 impl<B> Conn<B>
@@ -243,6 +257,35 @@ where
         match self {
             Conn::Http1(conn) => client.send_head_from(conn.socket()),
             Conn::Http2(_) => client.send_own_head(),
+        }
+    }
+
+    /// Keeps the head of the request that is sent next, so that it can be had back. False if this
+    /// connection does not write it as HTTP/1.1 has it: whoever needs it keeps a copy.
+    pub fn keep_head(&self) -> bool {
+        match self {
+            Conn::Http1(conn) => {
+                conn.socket().keep_head();
+                true
+            }
+            Conn::Http2(_) => false,
+        }
+    }
+
+    /// What was kept: a head, and maybe the beginning of a body behind it.
+    pub fn take_written_head(&self) -> Vec<u8> {
+        match self {
+            Conn::Http1(conn) => conn.socket().take_written_head(),
+            Conn::Http2(_) => Vec::new(),
+        }
+    }
+
+    /// Whether the kernel has taken any of the request, as far as that can be known.
+    pub fn has_sent(&self) -> bool {
+        match self {
+            Conn::Http1(conn) => conn.socket().has_sent(),
+            // Frames go out for others too.
+            Conn::Http2(_) => true,
         }
     }
 

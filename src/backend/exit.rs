@@ -170,7 +170,7 @@ pub(super) async fn close(socket: &Socket, ending: Ending, broke: bool) {
     {
         known(Close::BackendRst);
     }
-    if mode != CloseMode::Rst {
+    if let (CloseMode::Fin | CloseMode::FinRst, false) = (mode, has_closed) {
         socket.close_notify();
     }
     if let CloseMode::Peer | CloseMode::PeerRst = mode {

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -21,12 +20,9 @@ use tracing::debug;
 use super::Closing;
 use super::conn::AfterResponse;
 use super::exit::{self, Ending, Entry, Exit};
+use crate::keepalive::CloseReason;
 use crate::net::{BackendAddr, Moving, Peer, PortUse, Socket, Stream, Wire};
 use crate::pool::{Farewell, Watch};
-
-/// A connection that has been idle for this long is asked by a system call (0.2 µs) whether its
-/// peer has closed it; a fresher one only if the runtime has seen something come in.
-const PROBE_IDLE: Duration = Duration::from_millis(100);
 
 /// Begins to speak HTTP over an open connection.
 pub(super) fn begin<B>(
@@ -52,6 +48,7 @@ where
     let gate = Arc::new(Gate::default());
     let carrier = Rc::new(Carrier {
         connection: RefCell::new(Some(connection)),
+        has_spoken: Cell::new(false),
         ended: Cell::new(None),
         waker: Waker::from(Arc::clone(&gate)),
         gate,
@@ -94,12 +91,12 @@ where
         &self.socket
     }
 
-    /// The last look before it is used; it has waited for `idle`.
-    pub(super) fn is_usable(&self, idle: Duration) -> bool {
+    /// The last look before it is used: with a system call, or only at what the runtime has seen.
+    pub(super) fn is_usable(&self, probe: bool) -> bool {
         if !self.sender.is_ready() {
             return false;
         }
-        match self.socket.peer(idle >= PROBE_IDLE) {
+        match self.socket.peer(probe) {
             Peer::Silent => true,
             Peer::Gone => false,
             Peer::Spoke if !self.socket.is_tls() => false,
@@ -108,6 +105,16 @@ where
                 self.carrier.advance();
                 self.sender.is_ready() && self.socket.peer(true) == Peer::Silent
             }
+        }
+    }
+
+    /// Why it came to be unusable while it was idle.
+    pub(super) fn idle_end(&self) -> CloseReason {
+        let spoke = || !self.socket.is_tls() && self.socket.peer(true) == Peer::Spoke;
+        if self.carrier.has_spoken.get() || spoke() {
+            CloseReason::Protocol
+        } else {
+            CloseReason::PeerClosedIdle
         }
     }
 
@@ -131,7 +138,7 @@ where
         &mut self,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + use<B> {
-        self.socket.expect_head();
+        self.socket.expect_answer();
         self.in_exchange.set(true);
         let sender = &mut self.sender;
         let answer = self
@@ -154,6 +161,7 @@ where
         self.carrier.waker.wake_by_ref();
         // Bytes that nobody asked for: it is not to be used again.
         if !parts.read_buf.is_empty() || !stream.is_flushed() {
+            self.carrier.has_spoken.set(!parts.read_buf.is_empty());
             return Err(self);
         }
         let socket = Rc::clone(&self.socket);
@@ -167,7 +175,9 @@ where
     /// Asks how the connection is, its last response having been read to its end.
     pub(super) fn after_response(&self) -> AfterResponse {
         self.in_exchange.set(false);
-        if self.sender.is_ready() {
+        if self.carrier.has_spoken.get() {
+            AfterResponse::Spoke
+        } else if self.sender.is_ready() {
             AfterResponse::Ready
         } else if self.sender.is_closed() {
             AfterResponse::Closed
@@ -204,6 +214,8 @@ impl<B: Body + 'static> Drop for Conn<B> {
 struct Carrier<B: Body + 'static> {
     /// Taken by the task at the end, or with the connection when it goes to another worker.
     connection: RefCell<Option<http1::Connection<TokioIo<Stream>, B>>>,
+    /// The backend has sent what nobody asked for.
+    has_spoken: Cell<bool>,
     /// How the connection ended while the task was not looking.
     ended: Cell<Option<hyper::Result<()>>>,
     gate: Arc<Gate>,
@@ -239,11 +251,31 @@ where
     fn poll_connection(&self) -> Poll<hyper::Result<()>> {
         match &mut *self.connection.borrow_mut() {
             Some(connection) => {
-                connection.poll_without_shutdown(&mut Context::from_waker(&self.waker))
+                let polled =
+                    connection.poll_without_shutdown(&mut Context::from_waker(&self.waker));
+                if let Poll::Ready(Err(error)) = &polled
+                    && is_unasked(error)
+                {
+                    self.has_spoken.set(true);
+                }
+                polled
             }
             None => Poll::Pending,
         }
     }
+}
+
+/// Whether a connection ended since bytes came when nothing was asked for. hyper does not say it in
+/// so many words: it is the error of an idle connection that has no cause in the socket.
+fn is_unasked(error: &hyper::Error) -> bool {
+    let is_other = error.is_parse()
+        || error.is_user()
+        || error.is_canceled()
+        || error.is_closed()
+        || error.is_incomplete_message()
+        || error.is_body_write_aborted()
+        || error.is_timeout();
+    !is_other && std::error::Error::source(error).is_none()
 }
 
 /// Carries a connection until it ends, and closes it.

@@ -161,6 +161,11 @@ impl Conn {
         self.ends.get()
     }
 
+    /// The same, if anybody has asked for them.
+    pub fn known_ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.ends.get()
+    }
+
     /// The socket the client is on.
     pub fn socket(&self) -> &Socket {
         &self.socket

@@ -6,7 +6,7 @@
 
 pub use super::front::{CLIENT, LISTENERS, ROUTES, SERVER};
 pub use super::setting::{Default, Setting, Table, Takes};
-use super::sockets;
+use super::{closing, sockets, transport};
 
 /// All tables, in the order they are explained.
 pub const TABLES: [&Table; 6] = [&SERVER, &CLIENT, &LISTENERS, &ROUTES, &UPSTREAMS, &SERVERS];
@@ -228,43 +228,35 @@ pub const UPSTREAMS: Table = Table {
             nginx: "`proxy_read_timeout`, `proxy_send_timeout` (60s)",
         },
         // Sending a request again.
+        Setting {
+            name: "retry_body",
+            alias: None,
+            takes: Takes::Bytes {
+                least: 0,
+                most: 1 << 30,
+                zero: Some("keeps none"),
+            },
+            default: Default::Is("\"64k\""),
+            meaning: "How much of a request's body is kept while it passes, so that the request can be sent again.",
+            apache: "none",
+            nginx: "`proxy_request_buffering` (on: all of it)",
+        },
+        Setting {
+            name: "probe_idle",
+            alias: None,
+            takes: Takes::TimeOrOff {
+                zero: "always asks",
+            },
+            default: Default::Is("\"100ms\""),
+            meaning: "How long a connection has to have been idle to be asked by a system call, before it is used, whether its backend has closed it. `off` never asks.",
+            apache: "always asks",
+            nginx: "none",
+        },
         // Closing a connection.
-        Setting {
-            name: "short_mode",
-            alias: None,
-            takes: Takes::Word(&["close-by-header", "proxy-closes", "rst"]),
-            default: Default::Is("\"close-by-header\""),
-            meaning: "What `keep_alive = false` is: the backend closes first as the request tells it, the proxy closes after the last byte, or resets.",
-            apache: "none",
-            nginx: "HTTP/1.0 with `Connection: close`; without, as `proxy-closes`",
-        },
-        Setting {
-            name: "close_idle",
-            alias: None,
-            takes: Takes::Word(&["fin", "rst", "fin+rst"]),
-            default: Default::Is("\"fin+rst\""),
-            meaning: "How idle connections are closed: a FIN, a reset, or a FIN and a reset once it is acknowledged, which leaves no TIME_WAIT.",
-            apache: "none",
-            nginx: "as `fin`",
-        },
-        Setting {
-            name: "close_last",
-            alias: None,
-            takes: Takes::Word(&["fin", "rst", "fin+rst", "peer", "peer+rst"]),
-            default: Default::Is("\"peer\""),
-            meaning: "How connections are closed after their last exchange: `peer` waits for the backend's FIN, which leaves it the TIME_WAIT; `peer+rst` leaves none.",
-            apache: "none",
-            nginx: "as `fin`",
-        },
-        Setting {
-            name: "close_error",
-            alias: None,
-            takes: Takes::Word(&["fin", "rst", "fin+rst"]),
-            default: Default::Is("\"rst\""),
-            meaning: "How connections are closed in the middle of an exchange.",
-            apache: "none",
-            nginx: "as `fin`",
-        },
+        closing::SHORT_MODE,
+        closing::CLOSE_IDLE,
+        closing::CLOSE_LAST,
+        closing::CLOSE_ERROR,
         // Sockets and ports.
         sockets::SOURCE_ADDRESSES,
         sockets::SOURCE_PORT_RANGE,
@@ -275,97 +267,17 @@ pub const UPSTREAMS: Table = Table {
         sockets::MARK,
         sockets::DSCP,
         sockets::BIND_DEVICE,
+        sockets::TCP_FASTOPEN,
         // TLS and protocols.
-        Setting {
-            name: "protocol",
-            alias: None,
-            takes: Takes::Word(&["http/1.1", "h2", "auto"]),
-            default: Default::Is("\"http/1.1\""),
-            meaning: "What is spoken on connections to backends. `h2` is HTTP/2, with TLS or at \
-                      once; `auto` is what the backend chooses within TLS.",
-            apache: "`h2:`, `h2c:` (mod_proxy_http2)",
-            nginx: "`proxy_http_version` (1.0; 2 since 1.29.4)",
-        },
-        Setting {
-            name: "max_streams",
-            alias: None,
-            takes: Takes::Whole {
-                least: 1,
-                most: u32::MAX as u64,
-                unit: "requests",
-                zero: None,
-            },
-            default: Default::Is("100"),
-            meaning: "The most requests at once on one HTTP/2 connection; fewer where the backend \
-                      takes fewer.",
-            apache: "none",
-            nginx: "none",
-        },
-        Setting {
-            name: "proxy_protocol",
-            alias: None,
-            takes: Takes::Word(&["off", "v1", "v2"]),
-            default: Default::Is("\"off\""),
-            meaning: "Whether a connection begins with a PROXY header that names its client. It \
-                      then carries requests of that client's connection only.",
-            apache: "none",
-            nginx: "`proxy_protocol` (stream only)",
-        },
-        Setting {
-            name: "tls",
-            alias: None,
-            takes: Takes::Switch,
-            default: Default::Is("false"),
-            meaning: "Whether TLS (1.2 or 1.3) is spoken to backends. Port 443 unless given.",
-            apache: "`https://` in the address, `SSLProxyEngine`",
-            nginx: "`https://` in `proxy_pass`",
-        },
-        Setting {
-            name: "tls_name",
-            alias: None,
-            takes: Takes::Name,
-            default: Default::None("the server's host as written"),
-            meaning: "The name asked for (SNI), which the certificate has to be for.",
-            apache: "the `Host` with `ProxyPreserveHost`, else the address",
-            nginx: "`proxy_ssl_name`, `proxy_ssl_server_name` (off)",
-        },
-        Setting {
-            name: "tls_ca",
-            alias: None,
-            takes: Takes::File,
-            default: Default::None("the system's authorities"),
-            meaning: "PEM file of the authorities that backends' certificates are trusted by.",
-            apache: "`SSLProxyCACertificateFile`",
-            nginx: "`proxy_ssl_trusted_certificate`",
-        },
-        Setting {
-            name: "tls_certificate",
-            alias: None,
-            takes: Takes::File,
-            default: Default::None("none is shown"),
-            meaning: "PEM file of the certificate, with its chain, for backends that ask for one.",
-            apache: "`SSLProxyMachineCertificateFile`",
-            nginx: "`proxy_ssl_certificate`",
-        },
-        Setting {
-            name: "tls_key",
-            alias: None,
-            takes: Takes::File,
-            default: Default::None("none"),
-            meaning: "PEM file of that certificate's key.",
-            apache: "`SSLProxyMachineCertificateFile`, the same file",
-            nginx: "`proxy_ssl_certificate_key`",
-        },
-        Setting {
-            name: "tls_verify",
-            alias: None,
-            takes: Takes::Switch,
-            default: Default::Is("true"),
-            meaning: "Whether a backend's certificate has to be of a trusted authority and for its \
-                      name. Off believes anybody who answers.",
-            apache: "`SSLProxyVerify` (none)",
-            nginx: "`proxy_ssl_verify` (off)",
-        },
+        transport::PROTOCOL,
+        transport::MAX_STREAMS,
+        transport::PROXY_PROTOCOL,
+        transport::TLS,
+        transport::TLS_NAME,
+        transport::TLS_CA,
+        transport::TLS_CERTIFICATE,
+        transport::TLS_KEY,
+        transport::TLS_VERIFY,
         // Looking names up.
         Setting {
             name: "resolve",

@@ -76,6 +76,11 @@ pub enum Takes {
         /// What 0 means; when it means nothing it is refused.
         zero: Option<&'static str>,
     },
+    /// A length of time, or the word `off`.
+    TimeOrOff {
+        /// What 0 means.
+        zero: &'static str,
+    },
     /// One of these words.
     Word(&'static [&'static str]),
     /// An address to listen on.
@@ -146,6 +151,7 @@ impl Takes {
             Takes::Whole { .. } => "a whole number",
             Takes::Bytes { .. } => "a number of bytes",
             Takes::Time { .. } => "a duration",
+            Takes::TimeOrOff { .. } => "a duration or \"off\"",
             Takes::Word(_) => "one of its words",
             Takes::Listen => "an address and port",
             Takes::Server => "a backend's address",
@@ -191,6 +197,10 @@ impl Takes {
                     None => format!("a duration of more than zero, {text}"),
                 }
             }
+            Takes::TimeOrOff { zero } => special(
+                "a duration such as \"300ms\" or \"5s\", or \"off\"".to_owned(),
+                Some(zero),
+            ),
             Takes::Word(words) => {
                 let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
                 words.join(", ")
@@ -232,7 +242,7 @@ impl Takes {
             Takes::Switch => "on/off",
             Takes::Whole { unit, .. } => unit,
             Takes::Bytes { .. } => "bytes",
-            Takes::Time { .. } => "time",
+            Takes::Time { .. } | Takes::TimeOrOff { .. } => "time",
             Takes::Word(_) => "word",
             Takes::Listen | Takes::Server => "address",
             Takes::Servers | Takes::Addresses | Takes::NameServers => "list",
@@ -249,6 +259,7 @@ impl Takes {
             Takes::Whole { least, most, .. } | Takes::Bytes { least, most, .. } => (least, most),
             Takes::Switch
             | Takes::Time { .. }
+            | Takes::TimeOrOff { .. }
             | Takes::Word(_)
             | Takes::Listen
             | Takes::Server
@@ -269,6 +280,7 @@ impl Takes {
     pub fn zero(&self) -> Option<&'static str> {
         match *self {
             Takes::Whole { zero, .. } | Takes::Bytes { zero, .. } | Takes::Time { zero } => zero,
+            Takes::TimeOrOff { zero } => Some(zero),
             Takes::Switch
             | Takes::Word(_)
             | Takes::Listen

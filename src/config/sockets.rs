@@ -8,7 +8,7 @@ use super::address;
 use super::read::{Reader, Section};
 use super::report::Finding;
 use super::setting::{Default, Setting, Takes};
-use super::values::{Scalar, number, set, time};
+use super::values::{Scalar, number, set, switch, time};
 use crate::net::{LONGEST_KEEPALIVE, Probes, SocketOptions};
 
 /// `source_addresses`.
@@ -136,6 +136,18 @@ pub(super) const BIND_DEVICE: Setting = Setting {
     nginx: "none",
 };
 
+/// `tcp_fastopen`.
+pub(super) const TCP_FASTOPEN: Setting = Setting {
+    name: "tcp_fastopen",
+    alias: None,
+    takes: Takes::Switch,
+    default: Default::Is("false"),
+    meaning: "Whether the TLS handshake begins with the SYN, which saves a round trip of a new \
+              connection. Only with `tls = true`.",
+    apache: "none",
+    nginx: "none",
+};
+
 /// The addresses to connect from.
 pub(super) fn addresses(section: &Section<'_>, reader: &mut Reader<'_>) -> Vec<IpAddr> {
     let Some((setting, value)) = section.get("source_addresses") else {
@@ -190,6 +202,10 @@ pub(super) fn options(section: &Section<'_>, reader: &mut Reader<'_>) -> SocketO
     options.user_timeout = unacknowledged.filter(|time| !time.is_zero());
     set(&mut options.mark, number(reader, section, "mark"));
     set(&mut options.dscp, number(reader, section, "dscp"));
+    set(
+        &mut options.fast_open,
+        switch(reader, section, "tcp_fastopen"),
+    );
     options
 }
 

@@ -258,6 +258,7 @@ fn the_options_of_sockets_arrive() {
         mark: 0x77,
         dscp: 46,
         device: Some("eth1".to_owned()),
+        fast_open: false,
     };
     assert_eq!(upstream.sockets, expected);
     let settings = sound(&with("[upstreams.app]", "tcp_keepalive = \"32767s\""));

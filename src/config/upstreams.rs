@@ -10,12 +10,11 @@ use super::file::Placed;
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
 use super::transport::transport;
-use super::values::{Scalar, keep_alive, number, set, switch, time};
-use super::{address, keys, sockets};
-use crate::backend::{self, Closing, Forwarded, ServerSettings, ShortMode};
+use super::values::{Scalar, keep_alive, number, set, set_time_or_off, switch, time};
+use super::{address, closing, keys, sockets};
+use crate::backend::{self, Forwarded, ServerSettings};
 use crate::keepalive::KeepAlive;
 use crate::lookup;
-use crate::net::CloseMode;
 use crate::pool;
 
 /// The longest name of an upstream: it becomes a label of every metric of its backends.
@@ -94,16 +93,21 @@ fn upstream(
     let mut settings = backend::Settings::new(name, Vec::new());
     settings.pool.keep_alive = keep_alive(reader, section, KeepAlive::BACKEND);
     limits(&mut settings.pool, section, reader);
-    settings.closing = closing(section, reader);
-    transport(&mut settings, section, reader);
+    settings.closing = closing::closing(section, reader);
     settings.resolve = resolve(section, reader);
     settings.source_addresses = sockets::addresses(section, reader);
     settings.sockets = sockets::options(section, reader);
+    transport(&mut settings, section, reader);
     set(
         &mut settings.connect_timeout,
         time(reader, section, "connect_timeout"),
     );
     set(&mut settings.timeout, time(reader, section, "timeout"));
+    set(
+        &mut settings.retry_body,
+        number(reader, section, "retry_body"),
+    );
+    set_time_or_off(&mut settings.probe_idle, reader, section, "probe_idle");
     set(
         &mut settings.preserve_host,
         switch(reader, section, "preserve_host"),
@@ -148,33 +152,6 @@ fn resolve(section: &Section<'_>, reader: &mut Reader<'_>) -> lookup::Settings {
         );
     }
     resolve
-}
-
-fn closing(section: &Section<'_>, reader: &mut Reader<'_>) -> Closing {
-    let mut closing = Closing::default();
-    let short = reader.read(section, "short_mode", |scalar| match scalar.text.as_str() {
-        "close-by-header" => Ok(ShortMode::CloseByHeader),
-        "proxy-closes" => Ok(ShortMode::ProxyCloses),
-        "rst" => Ok(ShortMode::Rst),
-        _ => Err("unknown word"),
-    });
-    set(&mut closing.short, short);
-    for (mode, name) in [
-        (&mut closing.idle, "close_idle"),
-        (&mut closing.last, "close_last"),
-        (&mut closing.error, "close_error"),
-    ] {
-        let word = reader.read(section, name, |scalar| match scalar.text.as_str() {
-            "fin" => Ok(CloseMode::Fin),
-            "rst" => Ok(CloseMode::Rst),
-            "fin+rst" => Ok(CloseMode::FinRst),
-            "peer" => Ok(CloseMode::Peer),
-            "peer+rst" => Ok(CloseMode::PeerRst),
-            _ => Err("unknown word"),
-        });
-        set(mode, word);
-    }
-    closing
 }
 
 fn limits(pool: &mut pool::Settings, section: &Section<'_>, reader: &mut Reader<'_>) {

@@ -66,10 +66,14 @@ impl Takes {
             // Each of the addresses, that is; the list is looked at before.
             Written::Text => !matches!(self, Takes::Servers),
             Written::Switch => matches!(self, Takes::Switch),
-            Written::Fraction => matches!(self, Takes::Time { .. }),
+            Written::Fraction => matches!(self, Takes::Time { .. } | Takes::TimeOrOff { .. }),
             Written::Whole => matches!(
                 self,
-                Takes::Whole { .. } | Takes::Bytes { .. } | Takes::Time { .. } | Takes::Listen
+                Takes::Whole { .. }
+                    | Takes::Bytes { .. }
+                    | Takes::Time { .. }
+                    | Takes::TimeOrOff { .. }
+                    | Takes::Listen
             ),
         }
     }
@@ -147,6 +151,24 @@ pub(super) fn time(reader: &mut Reader<'_>, section: &Section<'_>, name: &str) -
         }
         Ok(time)
     })
+}
+
+/// Puts a duration that was read in place of the default, or none for `off`.
+pub(super) fn set_time_or_off(
+    place: &mut Option<Duration>,
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    name: &str,
+) {
+    let time = reader.read(section, name, |scalar| {
+        if scalar.text.eq_ignore_ascii_case("off") {
+            return Ok(None);
+        }
+        let time = scalar.seconds();
+        time.unwrap_or_else(|| units::duration(&scalar.text))
+            .map(Some)
+    });
+    set(place, time);
 }
 
 /// A list of texts, each read with `parse`; without those that are not as they should be.

@@ -45,6 +45,11 @@ impl TcpConnect {
         }
     }
 
+    /// Whether a connection may still fail to open once it is there.
+    pub(super) fn is_put_off(&self) -> bool {
+        self.options.fast_open
+    }
+
     async fn open(&self, backend: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
         let socket = new_socket(backend)?;
         self.options.prepare(&socket, backend, source)?;
@@ -240,6 +245,95 @@ impl ConnectError {
                 ConnectError::Timeout { backend, limit }
             }
             _ => ConnectError::Io { backend, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const SOURCES: [&str; 2] = ["127.0.4.1", "127.0.4.2"];
+
+    fn connect() -> TcpConnect {
+        let sources = SOURCES.map(|source| source.parse().unwrap());
+        TcpConnect::new(&sources, SocketOptions::default())
+    }
+
+    /// What is used of each source towards `destination`: open, in `TIME_WAIT`.
+    fn used(destination: SocketAddr) -> [(u32, u32); 2] {
+        SOURCES.map(|source| {
+            let lane = Lane {
+                source: source.parse().unwrap(),
+                destination,
+                ports: None,
+            };
+            sources().used(&lane, Instant::now())
+        })
+    }
+
+    #[tokio::test]
+    async fn a_port_is_counted_for_as_long_as_its_connection_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let backend = listener.local_addr().unwrap();
+        let connect = connect();
+        let mut opened = Vec::new();
+        for _ in 0..4 {
+            opened.push(connect.connect(backend).await.unwrap());
+        }
+        assert_eq!(used(backend), [(2, 0), (2, 0)]);
+        let from: Vec<_> = opened
+            .iter()
+            .map(|opened| opened.stream.local_addr().unwrap().ip().to_string())
+            .collect();
+        let [one, two] = SOURCES;
+        assert_eq!(from, [one, two, one, two]);
+        opened[1].port.as_mut().unwrap().leaves_time_wait();
+        opened.truncate(1);
+        assert_eq!(used(backend), [(1, 0), (0, 1)]);
+        drop(opened);
+        assert_eq!(used(backend), [(0, 0), (0, 1)]);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_fails_or_is_given_up_leaves_nothing() {
+        let refusing = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        let error = connect().connect(refusing).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(used(refusing), [(0, 0), (0, 0)]);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let backend = listener.local_addr().unwrap();
+        let connect = connect();
+        let mut attempt = Box::pin(connect.connect(backend));
+        let waker = std::task::Waker::noop();
+        let begun = attempt.as_mut().poll(&mut Context::from_waker(waker));
+        assert!(begun.is_pending());
+        assert_eq!(used(backend), [(1, 0), (0, 0)]);
+        drop(attempt);
+        assert_eq!(used(backend), [(0, 0), (0, 0)]);
+    }
+
+    #[tokio::test]
+    async fn with_one_address_or_none_nothing_is_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let backend = listener.local_addr().unwrap();
+        for sources in [&[][..], &["127.0.4.1"], &["127.0.4.1", "::1"]] {
+            let sources: Vec<_> = sources.iter().map(|text| text.parse().unwrap()).collect();
+            let connect = TcpConnect::new(&sources, SocketOptions::default());
+            let opened = connect.connect(backend).await.unwrap();
+            assert!(opened.port.is_none(), "{sources:?}");
+            let from = opened.stream.local_addr().unwrap().ip();
+            assert_eq!(
+                from.to_string() == "127.0.4.1",
+                !sources.is_empty(),
+                "{from}"
+            );
         }
     }
 }

@@ -63,6 +63,7 @@ impl tower::Service<Call> for Dial {
     fn call(&mut self, call: Call) -> Self::Future {
         let dial = self.clone();
         Box::pin(async move {
+            let dial_is_put_off = dial.tcp.is_put_off();
             let (mut raw, port) = match call.backend {
                 BackendAddr::Ip(address) => {
                     let Connected { stream, port } = dial.tcp.oneshot(address).await?;
@@ -81,7 +82,13 @@ impl tower::Service<Call> for Dial {
                     tls: None,
                 });
             };
-            let (stream, shaken) = tls.handshake(&host, raw).await.map_err(HandshakeFailed)?;
+            let (stream, shaken) = tls.handshake(&host, raw).await.map_err(|error| {
+                // What the kernel says then is about the connection, not about TLS.
+                if dial_is_put_off && error.raw_os_error().is_some() {
+                    return BoxError::from(error);
+                }
+                HandshakeFailed(error).into()
+            })?;
             Ok(Opened {
                 wire: Wire::Tls(stream),
                 port,

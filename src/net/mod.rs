@@ -3,6 +3,7 @@
 mod close;
 mod connect;
 mod dial;
+mod interim;
 mod introduction;
 mod listen;
 mod names;

@@ -61,6 +61,15 @@ pub struct SocketOptions {
     ///
     /// Default: whichever the routing table says. Source: `HAProxy`, `interface`.
     pub device: Option<String>,
+
+    /// Whether the first bytes go out with the SYN, to a backend that has given a cookie before:
+    /// `TCP_FASTOPEN_CONNECT`, RFC 7413. It saves a round trip of each new connection.
+    ///
+    /// Only for backends with TLS: what goes with a SYN may arrive twice, which does no harm to a
+    /// handshake, and might be a POST otherwise.
+    ///
+    /// Default: off. Source: `HAProxy`, `server … tfo`.
+    pub fast_open: bool,
 }
 
 /// When a silent peer is asked whether it is there. The kernel counts in whole seconds: parts of one
@@ -134,6 +143,7 @@ fn hint(setting: &str, error: &io::Error) -> &'static str {
     match (setting, error.raw_os_error()) {
         ("mark", Some(libc::EPERM)) => " (SO_MARK needs CAP_NET_ADMIN)",
         ("source_port_range", Some(libc::ENOPROTOOPT)) => " (it needs Linux 6.3)",
+        ("bind_device", Some(libc::EPERM)) => " (before Linux 5.7 it needs CAP_NET_RAW)",
         ("bind_device", Some(libc::ENODEV)) => " (`ip link` lists those there are)",
         _ => "",
     }
@@ -207,6 +217,9 @@ impl SocketOptions {
         if let Some(device) = &self.device {
             set.bind_device(Some(device.as_bytes()))
                 .map_err(refused("bind_device"))?;
+        }
+        if self.fast_open {
+            sockopt::fast_open(socket).map_err(refused("tcp_fastopen"))?;
         }
         if let Some(address) = source {
             sockopt::bind_address_no_port(socket)
@@ -347,11 +360,13 @@ mod tests {
             source_ports: Some(ports),
             ..options()
         };
-        for _ in 0..20 {
-            let port = connected(&few, "127.0.0.1", |socket| {
+        let has_v6 = TcpListener::bind("[::1]:0").is_ok();
+        let hosts = ["127.0.0.1", if has_v6 { "::1" } else { "127.0.0.1" }];
+        for host in hosts.iter().cycle().take(20) {
+            let port = connected(&few, host, |socket| {
                 socket.local_addr().unwrap().as_socket().unwrap().port()
             });
-            assert!((ports.low..=ports.high).contains(&port), "{port}");
+            assert!((ports.low..=ports.high).contains(&port), "{host}: {port}");
         }
         let backend = "127.0.0.1:1".parse().unwrap();
         few.check(backend, &[]).unwrap();

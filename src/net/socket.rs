@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+use super::interim::Interim;
 use super::wire::{Moving, Raw, Wire};
 use super::{WireNames, sockopt};
 
@@ -18,6 +19,9 @@ use super::{WireNames, sockopt};
 ///
 /// send(2) of one buffer is cheaper than writev(2) of two as long as the copy is small.
 const SMALL: usize = 2048;
+
+/// A kept head's buffer of more than this is not kept for the next one.
+const LARGE: usize = 16 * 1024;
 
 /// How many slices go out beside a head in one call; hyper queues at most 16.
 const SLICES: usize = 16;
@@ -38,6 +42,8 @@ pub struct Socket {
     awaits_event: Cell<bool>,
     /// The names of the message that comes in.
     incoming: RefCell<WireNames>,
+    /// How many interim responses have come before the answer that is waited for.
+    interim: Cell<Interim>,
     /// The names for the head that goes out next.
     outgoing: RefCell<WireNames>,
     head_follows: Cell<bool>,
@@ -45,6 +51,12 @@ pub struct Socket {
     heard: Cell<bool>,
     /// It carries HTTP/2.
     frames: Cell<bool>,
+    /// The kernel has taken something since then.
+    sent: Cell<bool>,
+    /// The head that goes out next is to be kept.
+    keeps_head: Cell<bool>,
+    /// It, as it was written, and maybe the beginning of a body behind it.
+    written_head: RefCell<Vec<u8>>,
 }
 
 /// What a peer has done while nothing was read from it.
@@ -67,9 +79,13 @@ impl Stream {
             awaits_event: Cell::new(false),
             incoming: RefCell::default(),
             outgoing: RefCell::default(),
+            interim: Cell::default(),
             head_follows: Cell::new(false),
             heard: Cell::new(false),
             frames: Cell::new(false),
+            sent: Cell::new(false),
+            keeps_head: Cell::new(false),
+            written_head: RefCell::default(),
         });
         let stream = Stream {
             socket: Rc::clone(&socket),
@@ -149,22 +165,77 @@ impl Socket {
         self.peer_closed.get()
     }
 
-    /// Says the end of TLS where there is TLS, as far as that can be written at once.
+    /// Says the end of TLS where there is TLS, as far as that can be written at once. It goes out
+    /// together with the FIN that the close of this socket sends: alone, it would make the peer
+    /// close first. Not for a peer that has closed: it would answer with a reset.
     pub fn close_notify(&self) {
-        let mut cx = Context::from_waker(Waker::noop());
+        let mut wire = self.wire.borrow_mut();
+        if !wire.is_tls() {
+            return;
+        }
         // Who is gone already does not mind.
-        let _ = self.wire.borrow_mut().poll_close_notify(&mut cx);
+        let _ = rustix::net::sockopt::set_tcp_cork(wire.raw(), true);
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = wire.poll_close_notify(&mut cx);
     }
 
     /// A message's head is about to come in: note its names.
     pub fn expect_head(&self) {
         self.incoming.borrow_mut().clear();
         self.heard.set(false);
+        self.sent.set(false);
+    }
+
+    /// The same for a response, whose interim ones are counted.
+    pub fn expect_answer(&self) {
+        self.expect_head();
+        self.interim.set(Interim::expect());
     }
 
     /// Whether anything has come in since then.
     pub fn has_heard(&self) -> bool {
         self.heard.get()
+    }
+
+    /// Whether the kernel has taken anything for the peer since then.
+    pub fn has_sent(&self) -> bool {
+        self.sent.get()
+    }
+
+    /// Keeps the bytes of the head that goes out next, which costs no copy.
+    pub fn keep_head(&self) {
+        let mut written = self.written_head.borrow_mut();
+        written.clear();
+        if written.capacity() > LARGE {
+            *written = Vec::new();
+        }
+        self.keeps_head.set(true);
+    }
+
+    /// What was kept: the head as it was written, and maybe the beginning of a body behind it. Empty if
+    /// nothing was.
+    pub fn take_written_head(&self) -> Vec<u8> {
+        self.written_head.take()
+    }
+
+    /// A head has been written from `copy`: keeps it if that is asked for, and leaves the buffer of
+    /// the one that was kept before.
+    fn keep_written(&self, copy: &mut Vec<u8>) {
+        if self.keeps_head.replace(false) {
+            std::mem::swap(&mut *self.written_head.borrow_mut(), copy);
+        }
+    }
+
+    /// Writes, and notes whether the kernel took anything.
+    fn write(
+        &self,
+        write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let result = write(Pin::new(&mut *self.wire.borrow_mut()));
+        if let Poll::Ready(Ok(1..)) = result {
+            self.sent.set(true);
+        }
+        result
     }
 
     /// A message's head goes out next: its names are those noted on the socket it came in by.
@@ -281,6 +352,9 @@ impl AsyncRead for Stream {
                 socket.peer_closed.set(true);
             } else {
                 socket.heard.set(true);
+                let mut interim = socket.interim.get();
+                interim.note(bytes)?;
+                socket.interim.set(interim);
                 socket.incoming.borrow_mut().note(bytes);
             }
         }
@@ -305,23 +379,26 @@ impl Stream {
             let count = slices.len().min(SLICES);
             restored[..count].copy_from_slice(&slices[..count]);
             restored[0] = IoSlice::new(head);
-            let wire = &mut *self.socket.wire.borrow_mut();
-            let written = match Pin::new(wire).poll_write_vectored(cx, &restored[..count]) {
-                Poll::Ready(written) => written?,
-                Poll::Pending => 0,
-            };
-            if written < head.len() {
+            let result = self
+                .socket
+                .write(|wire| wire.poll_write_vectored(cx, &restored[..count]));
+            let written = at_once(result);
+            let length = head.len();
+            if let Ok(written) = written
+                && written < length
+            {
                 self.left.extend_from_slice(&head[written..]);
             }
-            Poll::Ready(Ok(written.max(head.len())))
+            self.socket.keep_written(head);
+            Poll::Ready(written.map(|written| written.max(length)))
         })
     }
 
     /// Writes what is left from before.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.left.is_empty() {
-            let mut wire = self.socket.wire.borrow_mut();
-            let written = ready!(Pin::new(&mut *wire).poll_write(cx, &self.left))?;
+            let result = self.socket.write(|wire| wire.poll_write(cx, &self.left));
+            let written = ready!(result)?;
             self.left.drain(..written);
         }
         Poll::Ready(Ok(()))
@@ -336,22 +413,34 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         COPY.with_borrow_mut(|copy| {
             copy.clear();
+            copy.reserve(SMALL);
             for slice in slices {
                 copy.extend_from_slice(slice);
             }
-            if self.socket.head_follows.replace(false) {
+            let is_head = self.socket.head_follows.replace(false);
+            if is_head {
                 self.socket.outgoing.borrow().restore(copy);
             }
-            let result = Pin::new(&mut *self.socket.wire.borrow_mut()).poll_write(cx, copy);
-            let written = match result {
-                Poll::Ready(written) => written?,
-                Poll::Pending => 0,
-            };
-            if written < copy.len() {
+            let written = at_once(self.socket.write(|wire| wire.poll_write(cx, copy)));
+            let length = copy.len();
+            if let Ok(written) = written
+                && written < length
+            {
                 self.left.extend_from_slice(&copy[written..]);
             }
-            Poll::Ready(Ok(copy.len()))
+            if is_head {
+                self.socket.keep_written(copy);
+            }
+            Poll::Ready(written.map(|_| length))
         })
+    }
+}
+
+/// What the kernel took of what was written to it; nothing while it is full.
+fn at_once(result: Poll<io::Result<usize>>) -> io::Result<usize> {
+    match result {
+        Poll::Ready(written) => written,
+        Poll::Pending => Ok(0),
     }
 }
 
@@ -370,7 +459,7 @@ impl AsyncWrite for Stream {
         if self.socket.head_follows.get() {
             return self.poll_write_copy(cx, &[IoSlice::new(bytes)]);
         }
-        Pin::new(&mut *self.socket.wire.borrow_mut()).poll_write(cx, bytes)
+        self.socket.write(|wire| wire.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -386,7 +475,8 @@ impl AsyncWrite for Stream {
         if self.socket.head_follows.get() {
             return self.poll_write_large_head(cx, slices);
         }
-        Pin::new(&mut *self.socket.wire.borrow_mut()).poll_write_vectored(cx, slices)
+        self.socket
+            .write(|wire| wire.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -64,6 +64,15 @@ pub(super) fn reset_after_fin(socket: &impl AsFd) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)
 }
 
+/// Makes `connect` send nothing, if a cookie of the peer is there: what is written first goes out
+/// with the SYN, and what would fail a `connect` fails that.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn fast_open(socket: &impl AsFd) -> io::Result<()> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)
+}
+
 /// How many bytes were sent and not acknowledged yet, or not even sent; a FIN counts as one. 0 before the
 /// handshake is over.
 ///

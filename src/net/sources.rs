@@ -177,7 +177,7 @@ impl Sources {
 
     /// The ports used of a lane, as far as is known: by connections, and by their `TIME_WAIT`s.
     #[cfg(test)]
-    fn used(&mut self, lane: &Lane, now: Instant) -> (u32, u32) {
+    pub(super) fn used(&mut self, lane: &Lane, now: Instant) -> (u32, u32) {
         self.lanes.get_mut(lane).map_or((0, 0), |used| {
             used.age(now);
             (used.open, used.lingering)

@@ -4,10 +4,11 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::keepalive::CloseReason;
+
 use super::Inner;
 use super::table::ConnId;
 use super::words::{Farewell, Identity};
-use crate::keepalive::CloseReason;
 
 /// How connections of a pool are opened, used, moved and closed.
 pub trait Connect: 'static {
@@ -32,6 +33,11 @@ pub trait Connect: 'static {
     /// The last look at a parked connection before it is used: false when it can be known that
     /// its peer has closed it. It has waited for `idle`.
     fn is_usable(&self, conn: &Self::Conn, idle: Duration) -> bool;
+
+    /// Why an idle connection that is not usable any more has come to that.
+    fn idle_end(&self, _conn: &Self::Conn) -> CloseReason {
+        CloseReason::PeerClosedIdle
+    }
 
     /// Closes a connection of which the pool says `farewell`. Every opened one comes here once;
     /// `None` for one that was lost on its way from another worker.

@@ -23,13 +23,7 @@ impl<C: Connect> Inner<C> {
                 break;
             };
             if !self.is_parked_usable(free.id, free.idle) {
-                let ended =
-                    self.state
-                        .borrow_mut()
-                        .peer_closed(free.id, CloseReason::PeerClosedBusy, now);
-                if let Some(farewell) = ended {
-                    self.close_parked(free.id, farewell, now);
-                }
+                self.end_unusable(free.id, CloseReason::PeerClosedBusy, now);
                 continue;
             }
             match shared.offer(now, |place| self.suits(place, &free)) {
@@ -86,10 +80,8 @@ impl<C: Connect> Inner<C> {
                 }
             }
             Err(conn) => {
-                let farewell =
-                    self.state
-                        .borrow_mut()
-                        .end_this(id, CloseReason::PeerClosedIdle, now);
+                let reason = self.connector.idle_end(&conn);
+                let farewell = self.state.borrow_mut().end_this(id, reason, now);
                 self.bury(Some(conn), farewell, now);
                 place.slot.deny();
             }
@@ -123,7 +115,8 @@ impl<C: Connect> Inner<C> {
             self.publish();
             return Some(Lease::new(self, leased, conn));
         }
-        let ended = self.state.borrow_mut().stale(leased, now);
+        let reason = CloseReason::PeerClosedIdle;
+        let ended = self.state.borrow_mut().stale(leased, reason, now);
         self.after_end(leased.id, None, ended, now);
         None
     }
@@ -135,13 +128,8 @@ impl<C: Connect> Inner<C> {
                 let found = self.state.borrow_mut().idle_for(now, place.wants);
                 match found {
                     Some(free) if !self.is_parked_usable(free.id, free.idle) => {
-                        let ended = self.state.borrow_mut().peer_closed(
-                            free.id,
-                            CloseReason::PeerClosedBusy,
-                            now,
-                        );
-                        let farewell = ended.expect("it was idle");
-                        self.close_parked(free.id, farewell, now);
+                        let ended = self.end_unusable(free.id, CloseReason::PeerClosedBusy, now);
+                        assert!(ended, "it was idle");
                     }
                     found => break found,
                 }

@@ -43,7 +43,7 @@ pub use settings::Settings;
 pub use state::{Passport, PoolState};
 pub use table::ConnId;
 pub use wait::AcquireError;
-pub use words::{End, Farewell, Free, Hint, Identity, Leased, Need, Wants};
+pub use words::{End, Farewell, Free, Gone, Hint, Identity, Leased, Need, Wants};
 
 /// The connections of one worker to one server.
 pub struct Pool<C: Connect>(Rc<Inner<C>>);
@@ -132,7 +132,8 @@ impl<C: Connect> Pool<C> {
                 inner.settle_use(now);
                 return Some(Lease::new(inner, leased, conn));
             }
-            let ended = inner.state.borrow_mut().stale(leased, now);
+            let reason = inner.connector.idle_end(&conn);
+            let ended = inner.state.borrow_mut().stale(leased, reason, now);
             inner.after_end(leased.id, Some(conn), ended, now);
         }
     }
@@ -140,6 +141,17 @@ impl<C: Connect> Pool<C> {
     /// Closes what is idle, and from now on every connection at the end of its exchange.
     pub fn drain(&self) {
         self.0.drain(Instant::now());
+    }
+
+    /// Closes the idle connections that speak for somebody who has gone: nobody else can use them.
+    pub fn end_of(&self, gone: Identity) {
+        let (inner, now) = (&self.0, Instant::now());
+        loop {
+            let ended = inner.state.borrow_mut().evict_of(gone, now);
+            let Some((id, farewell)) = ended else { break };
+            inner.close_parked(id, farewell, now);
+        }
+        inner.settle(now);
     }
 
     /// Whether nothing is left of it.
@@ -262,11 +274,27 @@ impl<C: Connect> Inner<C> {
 
     fn peer_closed(&self, id: ConnId, busy: CloseReason) {
         let now = Instant::now();
-        let ended = self.state.borrow_mut().peer_closed(id, busy, now);
-        if let Some(farewell) = ended {
-            self.close_parked(id, farewell, now);
+        if self.end_unusable(id, busy, now) {
             self.settle(now);
         }
+    }
+
+    /// Ends a connection that its peer has made unusable, if it is idle.
+    /// One that carries exchanges ends after them, for the reason `busy`.
+    fn end_unusable(&self, id: ConnId, busy: CloseReason, now: Instant) -> bool {
+        let idle = {
+            let parked = self.parked.borrow();
+            let conn = parked.get(id.index()).and_then(Option::as_ref);
+            conn.map_or(CloseReason::PeerClosedIdle, |conn| {
+                self.connector.idle_end(conn)
+            })
+        };
+        let gone = Gone { idle, busy };
+        let ended = self.state.borrow_mut().peer_closed(id, gone, now);
+        if let Some(farewell) = ended {
+            self.close_parked(id, farewell, now);
+        }
+        ended.is_some()
     }
 
     fn drain(&self, now: Instant) {

@@ -86,6 +86,23 @@ pub enum End {
     Spent(CloseReason),
 }
 
+/// Why a connection ends that its peer has made unusable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// If it is idle.
+    pub idle: CloseReason,
+    /// If it carries exchanges: after them.
+    pub busy: CloseReason,
+}
+
+impl Gone {
+    /// Its peer has closed it.
+    pub const CLOSED: Gone = Gone {
+        idle: CloseReason::PeerClosedIdle,
+        busy: CloseReason::PeerClosedBusy,
+    };
+}
+
 /// What a backend said in its `Keep-Alive` header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hint {

@@ -1,6 +1,9 @@
 //! The two bodies of an exchange on their way through: the request's to the backend, and the
 //! response's to the client, which carries the lease and ends it exactly once.
 
+use std::cell::RefCell;
+use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -12,21 +15,32 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::backend::{AfterResponse, Connector};
+use crate::backend::{self, AfterResponse, Connector};
 use crate::client::{BodyFault, Conn, Wait};
 use crate::keepalive::{CloseReason, Verdict};
 use crate::net::BackendAddr;
 use crate::pool::{End, Lease};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use super::replay::Kept;
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A lease on a connection that carries request bodies of clients.
 pub(super) type BackendLease = Lease<Connector<RequestBody>>;
 
+/// A connection that carries request bodies of clients.
+pub(super) type BackendConn = backend::Conn<RequestBody>;
+
 /// A client's request body on its way to the backend.
 ///
-/// Boxed: most requests have none, and a request is moved several times on its way.
-pub struct RequestBody(Option<Box<RequestStream>>);
+/// Most requests have none. What there is is shared with whoever may have to send it again; only the
+/// latest handle moves it.
+pub struct RequestBody(Option<Handle>);
+
+struct Handle {
+    stream: Rc<RefCell<RequestStream>>,
+    turn: u32,
+}
 
 struct RequestStream {
     incoming: Incoming,
@@ -35,7 +49,15 @@ struct RequestStream {
     timeout: Duration,
     limit: Option<u64>,
     seen: u64,
+    kept: Kept,
+    /// The latest handle's.
+    turn: u32,
 }
+
+/// A body that goes out again was asked for by the connection that has lost it.
+#[derive(Debug, thiserror::Error)]
+#[error("the request body goes out on another connection")]
+struct Withdrawn;
 
 impl RequestBody {
     /// A request without a body.
@@ -44,13 +66,112 @@ impl RequestBody {
     }
 
     pub(super) fn stream(incoming: Incoming, client: Rc<Conn>, timeout: Duration) -> RequestBody {
-        RequestBody(Some(Box::new(RequestStream {
+        let stream = RequestStream {
             incoming,
             limit: client.settings().limits.body,
             client,
             timeout,
             seen: 0,
-        })))
+            kept: Kept::default(),
+            turn: 0,
+        };
+        RequestBody(Some(Handle {
+            stream: Rc::new(RefCell::new(stream)),
+            turn: 0,
+        }))
+    }
+
+    /// Keeps what passes from here on, up to `bound` bytes, for another handle: the one returned.
+    pub(super) fn keep(&self, bound: u64) -> RequestBody {
+        RequestBody(self.0.as_ref().map(|handle| {
+            handle.stream.borrow_mut().kept.keep(bound);
+            Handle {
+                stream: Rc::clone(&handle.stream),
+                turn: handle.turn,
+            }
+        }))
+    }
+
+    /// Keeps nothing any more.
+    pub(super) fn let_go(&self) {
+        if let Some(handle) = &self.0 {
+            handle.stream.borrow_mut().kept.let_go();
+        }
+    }
+
+    /// Whether all of it can be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|handle| handle.stream.borrow().kept.is_whole())
+    }
+
+    /// The body from its beginning. All other handles are void.
+    pub(super) fn again(&self) -> RequestBody {
+        RequestBody(self.0.as_ref().map(|handle| {
+            let mut stream = handle.stream.borrow_mut();
+            stream.kept.rewind();
+            stream.turn += 1;
+            Handle {
+                stream: Rc::clone(&handle.stream),
+                turn: stream.turn,
+            }
+        }))
+    }
+}
+
+impl RequestStream {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(piece) = self.kept.next() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        if let Some(trailers) = self.kept.next_trailers() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            self.client.wait_for_body();
+            return Poll::Pending;
+        };
+        self.client.wait_for_backend(Instant::now(), self.timeout);
+        let Some(frame) = frame else {
+            self.client.body_is_read();
+            return Poll::Ready(None);
+        };
+        let fail = |fault: BodyFault| {
+            self.client.body_failed(fault);
+            Poll::Ready(Some(Err(fault.into())))
+        };
+        let Ok(frame) = frame else {
+            return fail(BodyFault::Unreadable);
+        };
+        if let Some(data) = frame.data_ref() {
+            self.seen += data.len() as u64;
+            match self.limit {
+                Some(limit) if self.seen > limit => return fail(BodyFault::TooLong(limit)),
+                _ => self.kept.note(data),
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.kept.note_trailers(trailers);
+        }
+        if self.incoming.is_end_stream() {
+            self.client.body_is_read();
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.kept.left() == (0, false) && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let coming = self.incoming.size_hint();
+        let (again, _) = self.kept.left();
+        let mut hint = SizeHint::new();
+        if let Some(most) = coming.upper() {
+            hint.set_upper(most + again);
+        }
+        hint.set_lower(coming.lower() + again);
+        hint
     }
 }
 
@@ -59,52 +180,28 @@ impl Body for RequestBody {
     type Error = BoxError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(stream) = &mut self.0 else {
+        let Some(handle) = &self.0 else {
             return Poll::Ready(None);
         };
-        let Poll::Ready(frame) = Pin::new(&mut stream.incoming).poll_frame(cx) else {
-            stream.client.wait_for_body();
-            return Poll::Pending;
-        };
-        stream
-            .client
-            .wait_for_backend(Instant::now(), stream.timeout);
-        let Some(frame) = frame else {
-            stream.client.body_is_read();
-            return Poll::Ready(None);
-        };
-        let fail = |fault: BodyFault| {
-            stream.client.body_failed(fault);
-            Poll::Ready(Some(Err(fault.into())))
-        };
-        let Ok(frame) = frame else {
-            return fail(BodyFault::Unreadable);
-        };
-        if let Some(data) = frame.data_ref() {
-            stream.seen += data.len() as u64;
-            match stream.limit {
-                Some(limit) if stream.seen > limit => return fail(BodyFault::TooLong(limit)),
-                _ => {}
-            }
+        let mut stream = handle.stream.borrow_mut();
+        if handle.turn != stream.turn {
+            return Poll::Ready(Some(Err(Withdrawn.into())));
         }
-        if stream.incoming.is_end_stream() {
-            stream.client.body_is_read();
-        }
-        Poll::Ready(Some(Ok(frame)))
+        stream.poll(cx)
     }
 
     fn is_end_stream(&self) -> bool {
         self.0
             .as_ref()
-            .is_none_or(|stream| stream.incoming.is_end_stream())
+            .is_none_or(|handle| handle.stream.borrow().is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Some(stream) => stream.incoming.size_hint(),
+            Some(handle) => handle.stream.borrow().size_hint(),
             None => SizeHint::with_exact(0),
         }
     }
@@ -165,6 +262,30 @@ impl RelayBody {
     }
 }
 
+/// Why a connection ends whose response's body could not be read on.
+fn reason_of(error: &hyper::Error) -> CloseReason {
+    if is_nonsense(error) {
+        CloseReason::Protocol
+    } else {
+        CloseReason::PeerClosedBusy
+    }
+}
+
+/// Whether what a backend sent is the trouble, and not that its connection ended: no HTTP, chunks that
+/// are none, too many interim responses.
+pub(super) fn is_nonsense(error: &hyper::Error) -> bool {
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<io::Error>());
+    error.is_parse()
+        || cause.is_some_and(|cause| {
+            matches!(
+                cause.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+            )
+        })
+}
+
 impl Relay {
     /// The response has been read to its end.
     fn finish(&mut self) {
@@ -179,6 +300,7 @@ impl Relay {
             | (Verdict::Keep, AfterResponse::Ready) => End::Complete,
             (Verdict::Keep, AfterResponse::Closed) => End::Spent(CloseReason::PeerAsked),
             (_, AfterResponse::Busy) => End::Spent(CloseReason::EarlyResponse),
+            (_, AfterResponse::Spoke) => End::Spent(CloseReason::Protocol),
         };
         lease.finish(end, now);
         self.client.response_over(now);
@@ -233,9 +355,9 @@ impl Body for RelayBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(
-                relay.break_off(CloseReason::PeerClosedBusy, &error)
-            ))),
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err(relay.break_off(reason_of(&error), &error))))
+            }
             Poll::Ready(None) => {
                 relay.finish();
                 Poll::Ready(None)

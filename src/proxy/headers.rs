@@ -278,10 +278,22 @@ pub struct Introduction<'a> {
     pub host: Option<&'a HeaderValue>,
     /// The `Host` for a client that named none: the backend's own address.
     pub address: &'a HeaderValue,
-    /// Whether this is the connection's last request.
-    pub last: bool,
+    /// What is said of the connection.
+    pub wish: Wish,
     /// Whether a body follows whose length is not known.
     pub chunked: bool,
+}
+
+/// What a request says of the connection it goes out on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing: HTTP/1.1 keeps it.
+    None,
+    /// That it is to be kept, for the sake of the answer: Apache httpd says how long it keeps a
+    /// connection only if it is asked (`ap_set_keepalive`). Said once on each.
+    Keep,
+    /// That this is its last request.
+    Close,
 }
 
 /// Rewrites a request's head for a backend.
@@ -307,14 +319,20 @@ pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: 
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.append(CONNECTION, HeaderValue::from_static("TE"));
     }
-    say_last(headers, intro.last);
+    say_wish(headers, intro.wish);
     parts.version = Version::HTTP_11;
 }
 
-/// Announces in a request that was rewritten before that it is its new connection's last.
-pub fn say_last(headers: &mut HeaderMap, last: bool) {
-    if last {
-        headers.append(CONNECTION, HeaderValue::from_static("close"));
+/// Says in a request that was rewritten what is wished for its connection, maybe another one than it
+/// was rewritten for.
+pub fn say_wish(headers: &mut HeaderMap, wish: Wish) {
+    let word = match wish {
+        Wish::None => return,
+        Wish::Keep => HeaderValue::from_static("keep-alive"),
+        Wish::Close => HeaderValue::from_static("close"),
+    };
+    if headers.get_all(CONNECTION).iter().all(|said| *said != word) {
+        headers.append(CONNECTION, word);
     }
 }
 
@@ -438,6 +456,10 @@ pub fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
     }
 }
 
+/// What `timeout=0` stands for: Node.js and Apache httpd cut a timeout below a second off to whole
+/// seconds (`_http_outgoing.js`, `ap_set_keepalive`). Who means none says `Connection: close`.
+const BELOW_A_SECOND: Duration = Duration::from_millis(500);
+
 /// Reads `Keep-Alive: timeout=N, max=M`; what it does not understand says nothing.
 fn hint(value: &HeaderValue) -> Hint {
     let mut hint = Hint::default();
@@ -451,7 +473,10 @@ fn hint(value: &HeaderValue) -> Hint {
         let number = number.trim().trim_matches('"').parse::<u32>();
         match (name.trim(), number) {
             (name, Ok(seconds)) if name.eq_ignore_ascii_case("timeout") => {
-                hint.timeout = Some(Duration::from_secs(seconds.into()));
+                hint.timeout = Some(match seconds {
+                    0 => BELOW_A_SECOND,
+                    _ => Duration::from_secs(seconds.into()),
+                });
             }
             (name, Ok(more)) if name.eq_ignore_ascii_case("max") => hint.max = Some(more),
             _ => {}
@@ -541,7 +566,7 @@ mod tests {
             forwarded: Forwarded::Off,
             host: None,
             address: &address,
-            last: false,
+            wish: Wish::None,
             chunked: false,
         };
         change(&mut intro);
@@ -583,9 +608,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_backend_says_of_its_connection_is_read() {
+        for (text, timeout_ms, max) in [
+            ("timeout=5, max=99", Some(5000), Some(99)),
+            ("timeout=1", Some(1000), None),
+            ("timeout=0", Some(500), None),
+            ("Max = 0, TIMEOUT=\"7\"", Some(7000), Some(0)),
+            ("timeout=-1, timeouts=3, max", None, None),
+            ("timeout=99999999999", None, None),
+        ] {
+            let expected = Hint {
+                timeout: timeout_ms.map(Duration::from_millis),
+                max,
+            };
+            assert_eq!(hint(&HeaderValue::from_static(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn te_trailers_passes_with_its_connection_token() {
         let parts = forwarded_with(get(&[("host", "a"), ("te", "gzip, trailers")]), |intro| {
-            intro.last = true;
+            intro.wish = Wish::Close;
         });
         assert_eq!(
             lines(&parts.headers),
@@ -620,7 +663,7 @@ mod tests {
             forwarded: Forwarded::XForwarded,
             host: Some(&own),
             address: &own,
-            last: false,
+            wish: Wish::None,
             chunked: false,
         };
         forward_request(&mut parts, &facts, &intro);

@@ -7,6 +7,7 @@ mod body;
 mod failure;
 pub mod headers;
 mod layout;
+mod replay;
 pub mod retry;
 mod upstream;
 
@@ -27,13 +28,15 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::backend::{Closing, SendError};
+use crate::backend::{self, SendError};
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
+use crate::pool::Identity;
 use crate::route::Router;
 
 use body::BackendLease;
-use headers::{ClientConnection, Introduction, RequestFacts};
+use headers::{ClientConnection, Introduction, RequestFacts, Wish};
+use replay::Replay;
 use retry::Attempt;
 use upstream::{Backend, Upstream};
 
@@ -98,6 +101,15 @@ impl Proxy {
         }
     }
 
+    /// A client has gone. Connections to backends that know it by name are of no more use.
+    pub fn client_left(&self, client: &Conn) {
+        if let Some(ends) = client.known_ends() {
+            for upstream in &self.upstreams {
+                upstream.client_left(Identity(Some(ends)));
+            }
+        }
+    }
+
     /// Answers one request: with its backend's response, or with an error of our own.
     ///
     /// # Errors
@@ -148,9 +160,10 @@ impl Proxy {
             .find(RequestFacts::host(&parts), parts.uri.path())
             .map(|index| &self.upstreams[index])
             .ok_or(Failure::NoRoute)?;
-        let repeatable =
-            body.is_end_stream() && retry::is_idempotent(&parts.method, &parts.headers);
-        let wants = upstream.wants(retry::need(repeatable), client);
+        let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
+        let kept = upstream.settings().retry_body;
+        let need = retry::need(idempotent, body.size_hint().exact(), kept);
+        let wants = upstream.wants(need, client);
         let (backend, mut lease) = upstream.lease(now, wants).await?;
         headers::forward_request(
             &mut parts,
@@ -160,7 +173,7 @@ impl Proxy {
                 forwarded: upstream.settings().forwarded,
                 host: (!upstream.settings().preserve_host).then_some(&backend.host),
                 address: &backend.host,
-                last: is_last(&lease, upstream.settings().closing),
+                wish: wish(&lease, upstream.settings()),
                 chunked: !body.is_end_stream() && body.size_hint().exact().is_none(),
             },
         );
@@ -174,9 +187,9 @@ impl Proxy {
         let mut before = 0;
         let response = loop {
             // Should the backend close the connection at this moment.
-            let may_be_wanted = repeatable && before == 0 && lease.is_reused()
-                || lease.conn().may_refuse() && request.body().is_end_stream();
-            let copy = may_be_wanted.then(|| copy_of(&request));
+            let may_refuse = lease.conn().may_refuse();
+            let replay = (lease.is_reused() || may_refuse)
+                .then(|| Replay::keep(&request, lease.conn(), kept));
             backend.tally.request();
             // Opening a connection took its time; a waiting one is there at once.
             let asked = if lease.is_reused() {
@@ -187,33 +200,40 @@ impl Proxy {
             client.wait_for_backend(asked, timeout);
             lease.conn().take_names_of(client.socket());
             let sent = pin!(lease.conn().send(request));
-            let mut refused = false;
-            let (failure, unsent) = match answered(client, sent).await {
+            if let Some(replay) = &replay
+                && !idempotent
+                && !may_refuse
+                && lease.conn().has_sent()
+            {
+                replay.let_body_go();
+            }
+            let lost = match answered(client, backend, lease.is_reused(), sent).await {
                 Ok(response) => break response,
-                Err(Unanswered::Expired(wait)) => (expired(wait, backend), None),
-                Err(Unanswered::Unsent(unsent, error)) => (
-                    failed(error, client.body_fault(), backend, lease.is_reused()),
-                    Some(*unsent),
-                ),
-                Err(Unanswered::Refused(error)) => {
-                    refused = true;
-                    let again = lease.is_reused();
-                    (failed(error, client.body_fault(), backend, again), None)
-                }
-                Err(Unanswered::Failed(error)) => (
-                    failed(error, client.body_fault(), backend, lease.is_reused()),
-                    None,
-                ),
+                Err(lost) => lost,
             };
+            let Unanswered {
+                failure,
+                unsent,
+                refused,
+            } = *lost;
+            let (is_reused, conn) = (lease.is_reused(), lease.conn());
+            let is_silence = matches!(failure, Failure::NoAnswer { .. });
             let attempt = Attempt {
-                reused: lease.is_reused(),
+                reused: is_reused,
                 before,
-                unsent: unsent.is_some(),
-                refused: refused && copy.is_some(),
-                silent: matches!(failure, Failure::NoAnswer { .. }) && !lease.conn().has_heard(),
-                repeatable: repeatable && copy.is_some(),
+                unsent: unsent.is_some() || is_silence && !conn.has_sent(),
+                refused,
+                silent: is_silence && !conn.has_heard(),
+                idempotent,
+                whole: unsent.is_some() || replay.as_ref().is_some_and(Replay::is_whole),
             };
-            let Some(proof) = retry::again(&attempt) else {
+            let proof = retry::again(&attempt);
+            let again = match (unsent, replay) {
+                _ if proof.is_none() => None,
+                (Some(unsent), _) => Some(unsent),
+                (None, replay) => replay.and_then(|replay| replay.again(lease.conn())),
+            };
+            let (Some(proof), Some(again)) = (proof, again) else {
                 if attempt.reused && attempt.silent {
                     backend.tally.race_lost();
                 }
@@ -227,60 +247,53 @@ impl Proxy {
             drop(lease);
             lease = backend.lease_fresh(wants.identity).await?;
             before += 1;
-            request = unsent
-                .or(copy.map(|copy| *copy))
-                .expect("what may be sent again is there");
-            headers::say_last(
-                request.headers_mut(),
-                is_last(&lease, upstream.settings().closing),
-            );
+            request = again;
+            headers::say_wish(request.headers_mut(), wish(&lease, upstream.settings()));
         };
         relay(client, response, lease, facts, backend, timeout)
     }
 }
 
-/// The same request once more; it has no body.
-fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Box::new(copy)
+/// What the request tells the backend of its connection.
+fn wish(lease: &BackendLease, settings: &backend::Settings) -> Wish {
+    match lease.verdict() {
+        Verdict::Close(reason) if settings.closing.announces(reason) => Wish::Close,
+        Verdict::Keep if lease.exchange() == 1 && settings.pool.heed_hints => Wish::Keep,
+        Verdict::Keep | Verdict::Close(_) => Wish::None,
+    }
 }
 
-/// Whether the request tells the backend that it is the last on its connection.
-fn is_last(lease: &BackendLease, closing: Closing) -> bool {
-    matches!(lease.verdict(), Verdict::Close(reason) if closing.announces(reason))
-}
-
-/// Why there is no response.
-enum Unanswered {
-    /// Nothing of the request was sent; here it is, and why.
-    Unsent(Box<Request<RequestBody>>, hyper::Error),
+/// A request without a response.
+struct Unanswered {
+    failure: Failure,
+    /// The request, if nothing of it was sent.
+    unsent: Option<Request<RequestBody>>,
     /// The backend says that it has not processed it.
-    Refused(hyper::Error),
-    /// A wait of the exchange lasted too long.
-    Expired(Wait),
-    Failed(hyper::Error),
+    refused: bool,
 }
 
 /// Waits for a response's head, as long as the exchange's waits allow.
 async fn answered(
     client: &Conn,
+    backend: &Backend,
+    reused: bool,
     mut sent: Pin<&mut impl Future<Output = Result<Response<Incoming>, SendError<RequestBody>>>>,
-) -> Result<Response<Incoming>, Unanswered> {
+) -> Result<Response<Incoming>, Box<Unanswered>> {
     poll_fn(|cx| {
         if let Some(wait) = client.expired() {
-            return Poll::Ready(Err(Unanswered::Expired(wait)));
+            return Poll::Ready(Err(Box::new(Unanswered {
+                failure: expired(wait, backend),
+                unsent: None,
+                refused: false,
+            })));
         }
-        sent.as_mut()
-            .poll(cx)
-            .map_err(|failed| match failed.unsent {
-                Some(unsent) => Unanswered::Unsent(Box::new(unsent), failed.error),
-                None if failed.not_processed => Unanswered::Refused(failed.error),
-                None => Unanswered::Failed(failed.error),
+        sent.as_mut().poll(cx).map_err(|lost| {
+            Box::new(Unanswered {
+                failure: failed(lost.error, client.body_fault(), backend, reused),
+                unsent: lost.unsent,
+                refused: lost.not_processed,
             })
+        })
     })
     .await
 }
@@ -306,7 +319,7 @@ fn failed(
     match fault {
         Some(BodyFault::TooLong(limit)) => Failure::BodyTooLong(limit),
         Some(BodyFault::Unreadable) => Failure::BadRequest("The request body could not be read."),
-        None if error.is_parse() => Failure::BadAnswer {
+        None if body::is_nonsense(&error) => Failure::BadAnswer {
             backend,
             source: Some(error),
         },

@@ -4,11 +4,14 @@
 //! as an end of file, a reset or a broken pipe, and all three mean the same: nothing was answered.
 //! What then may be sent again is a matter of proof, not of luck:
 //!
-//! - nothing of it was written, or the backend says that it has not processed it (HTTP/2: RFC 9113
-//!   §8.7): whatever the method;
+//! - nothing of it was written, since the library gave it back or since the kernel took not a byte of
+//!   it; or the backend says that it has not processed it (HTTP/2: RFC 9113 §8.7): whatever the
+//!   method;
 //! - not a byte of a response came, and doing it twice does what doing it once does (RFC 9110
-//!   §9.2.2), or the client says that the backend can tell (`Idempotency-Key`), and the request is
-//!   still whole: once, on a connection opened for it.
+//!   §9.2.2), or the client says that the backend can tell (`Idempotency-Key`), once, on
+//!   a connection opened for it.
+//!
+//! And all of it has to be there still: of a body no more may have passed than is kept.
 //!
 //! On a connection that was opened for the request there is no such race: the backend refuses, and
 //! sending again would only ask it twice.
@@ -29,12 +32,14 @@ pub struct Attempt {
     pub before: u32,
     /// Nothing of it was written.
     pub unsent: bool,
-    /// The backend says that it has not processed it, and it is still whole.
+    /// The backend says that it has not processed it.
     pub refused: bool,
     /// Not a byte of a response came.
     pub silent: bool,
-    /// It may be done twice, and is still whole.
-    pub repeatable: bool,
+    /// It may be done twice.
+    pub idempotent: bool,
+    /// It is still there from its beginning.
+    pub whole: bool,
 }
 
 /// Why a request may be sent again.
@@ -51,6 +56,9 @@ pub enum Proof {
 
 /// Judges whether a request may be sent again, and why.
 pub fn again(attempt: &Attempt) -> Option<Proof> {
+    if !attempt.whole {
+        return None;
+    }
     if attempt.refused {
         return (attempt.before < UNSENT_TRIES).then_some(Proof::Refused);
     }
@@ -60,7 +68,7 @@ pub fn again(attempt: &Attempt) -> Option<Proof> {
     if attempt.unsent {
         return (attempt.before < UNSENT_TRIES).then_some(Proof::Unsent);
     }
-    (attempt.before == 0 && attempt.silent && attempt.repeatable).then_some(Proof::Repeatable)
+    (attempt.before == 0 && attempt.silent && attempt.idempotent).then_some(Proof::Repeatable)
 }
 
 /// Whether doing a request twice does what doing it once does. Source: RFC 9110 §9.2.2;
@@ -70,9 +78,14 @@ pub fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 /// What a request needs of a connection: one that cannot be sent again stays clear of those that
-/// the backend may be about to close.
-pub fn need(repeatable: bool) -> Need {
-    if repeatable { Need::Any } else { Need::Young }
+/// the backend may be about to close. `length`: of its body, if it is known; `bound`: how much of it is
+/// kept.
+pub fn need(idempotent: bool, length: Option<u64>, bound: u64) -> Need {
+    if idempotent && length.is_some_and(|length| length <= bound) {
+        Need::Any
+    } else {
+        Need::Young
+    }
 }
 
 #[cfg(test)]
@@ -85,7 +98,8 @@ mod tests {
         unsent: false,
         refused: false,
         silent: true,
-        repeatable: true,
+        idempotent: true,
+        whole: true,
     };
 
     #[test]
@@ -98,19 +112,40 @@ mod tests {
         assert_eq!(rule(|_| ()), Some(Proof::Repeatable));
         assert_eq!(rule(|it| it.before = 1), None, "once");
         assert_eq!(rule(|it| it.silent = false), None, "it was being answered");
-        assert_eq!(rule(|it| it.repeatable = false), None);
+        assert_eq!(rule(|it| it.idempotent = false), None);
+        assert_eq!(rule(|it| it.whole = false), None);
         assert_eq!(rule(|it| it.reused = false), None, "no race on a new one");
-        let unsent = |it: &mut Attempt| (it.unsent, it.repeatable) = (true, false);
+        let unsent = |it: &mut Attempt| (it.unsent, it.idempotent) = (true, false);
         assert_eq!(rule(unsent), Some(Proof::Unsent));
+        let half = |it: &mut Attempt| (it.unsent, it.whole) = (true, false);
+        assert_eq!(rule(half), None, "its body has begun to be read");
+        let refused = |it: &mut Attempt| {
+            (it.refused, it.reused, it.idempotent) = (true, false, false);
+        };
+        assert_eq!(rule(refused), Some(Proof::Refused), "on a new one too");
         for (before, proof) in [(2, Some(Proof::Unsent)), (3, None)] {
             let attempt = Attempt {
                 before,
                 unsent: true,
-                repeatable: false,
+                idempotent: false,
                 ..CROSSED
             };
             assert_eq!(again(&attempt), proof, "sent {before} times before");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_again_needs_a_young_connection() {
+        for (idempotent, length, need) in [
+            (true, Some(0), Need::Any),
+            (true, Some(10), Need::Any),
+            (true, Some(11), Need::Young),
+            (true, None, Need::Young),
+            (false, Some(0), Need::Young),
+        ] {
+            assert_eq!(super::need(idempotent, length, 10), need, "{length:?}");
+        }
+        assert_eq!(need(true, Some(0), 0), Need::Any, "no body");
     }
 
     #[test]

@@ -100,6 +100,15 @@ impl Upstream {
         Wants { need, identity }
     }
 
+    /// A client has gone that connections may have been opened for.
+    pub(super) fn client_left(&self, gone: Identity) {
+        if self.settings().proxy_protocol.is_some() {
+            for backend in &self.backends {
+                backend.pool.end_of(gone);
+            }
+        }
+    }
+
     /// A connection to the backend whose turn it is: one that waits, or else one that is waited
     /// for.
     pub(super) async fn lease(

@@ -27,9 +27,14 @@ const INSIDE: &str = "WARMLINE_TEST_OWN_NETWORK";
 
 const REQUESTS: u64 = 30;
 
-/// Runs `body` in a network namespace of its own: there, or in the second run of the test called
-/// `name` that this starts.
+/// Runs `body` in a network namespace of its own, for a test of this file called `name`.
 fn in_own_network(name: &str, body: fn()) {
+    in_network_of_its_own(&format!("kernel::{name}"), body);
+}
+
+/// Runs `body` in a network namespace of its own: there, or in the second run of the test called
+/// `name`, its module in front, that this starts.
+pub fn in_network_of_its_own(name: &str, body: fn()) {
     if env::var_os(INSIDE).is_some() {
         let setting = "/proc/sys/net/ipv4/tcp_tw_reuse";
         if fs::write(setting, "0").is_err() {
@@ -59,7 +64,7 @@ fn in_own_network(name: &str, body: fn()) {
     let output = unshare()
         .args(["ip link set lo up && exec \"$@\"", "sh"])
         .arg(env::current_exe().unwrap())
-        .args([&format!("kernel::{name}"), "--exact", "--nocapture"])
+        .args([name, "--exact", "--nocapture"])
         .env(INSIDE, "1")
         .output()
         .expect("unshare can be run");
@@ -83,7 +88,7 @@ fn time_wait(address: SocketAddr) -> (u64, u64) {
 /// Waits until `ours` and `theirs` sockets of `address` are in TIME_WAIT and nothing of it is open;
 /// then `ss` says the same.
 #[track_caller]
-fn assert_left(address: SocketAddr, ours: u64, theirs: u64) {
+pub fn assert_left(address: SocketAddr, ours: u64, theirs: u64) {
     let mut seen = None;
     let end = tokio::time::Instant::now() + PATIENCE;
     while seen != Some((ours, theirs)) {
@@ -169,7 +174,7 @@ fn the_end_of_the_pool_leaves_no_time_wait() {
 }
 
 /// A counter of the kernel, of this network namespace.
-fn counter(file: &str, group: &str, name: &str) -> u64 {
+pub fn counter(file: &str, group: &str, name: &str) -> u64 {
     let text = fs::read_to_string(file).unwrap();
     let mut lines = text.lines().filter(|line| line.starts_with(group));
     let names = lines.next().unwrap().split_whitespace();
@@ -184,6 +189,11 @@ fn born_and_reset() -> (u64, u64) {
         counter("/proc/net/netstat", "TcpExt:", "TW"),
         counter("/proc/net/snmp", "Tcp:", "OutRsts"),
     )
+}
+
+/// Resets sent.
+pub fn resets() -> u64 {
+    born_and_reset().1
 }
 
 /// Sends [`REQUESTS`] under these settings; so many connections end, and each leaves so many
@@ -510,6 +520,30 @@ fn open_from(source: &str, address: SocketAddr, count: usize) -> Vec<net::Connec
     (0..count).map(|_| open().unwrap()).collect()
 }
 
+#[test]
+fn a_source_address_has_its_ports_for_each_backend_anew_and_takes_them_from_nobody() {
+    in_own_network(
+        "a_source_address_has_its_ports_for_each_backend_anew_and_takes_them_from_nobody",
+        || {
+            let backends = [(); 3].map(|()| EmbeddedBackend::start("app", &[local(0)]).unwrap());
+            let [one, two, third] = backends.each_ref().map(|backend| backend.addresses()[0]);
+            let proxies = [one, two].map(|address| from_sources(address, &["127.0.4.1"]));
+            let mut clients = proxies.each_ref().map(Proxy::client);
+            narrow(20_000, 20_019);
+            // Bound without IP_BIND_ADDRESS_NO_PORT, they would be 20 in all, and the ports lost to
+            // every other program as well.
+            for n in 0..20 {
+                for client in &mut clients {
+                    assert_eq!(ask(client, GET).status, 200, "request {n}");
+                }
+            }
+            assert_left(one, 20, 0);
+            assert_left(two, 20, 0);
+            TcpStream::connect(third).unwrap();
+        },
+    );
+}
+
 /// The CPU time of this process's workers so far.
 fn cpu_of_workers() -> Duration {
     let mut total = Duration::ZERO;
@@ -631,6 +665,7 @@ fn the_options_of_sockets_are_seen_by_the_kernel() {
             mark: 0x77,
             dscp: 46,
             device: Some("lo".to_owned()),
+            fast_open: false,
         };
         let said = with(asked);
         for mark in ["timer:(keepalive,", "fwmark:0x77", "%lo:4000", "tos:0xb8"] {

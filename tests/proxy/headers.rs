@@ -113,7 +113,11 @@ fn nothing_hop_by_hop_passes_to_the_backend() {
     );
     let mut names = request.names();
     names.sort_unstable();
-    assert_eq!(names, ["Host", "X-Kept"], "{}", request.head);
+    // The connection's first request asks that it be kept; that is ours.
+    assert_eq!(names, ["Connection", "Host", "X-Kept"], "{}", request.head);
+    assert_eq!(request.header("Connection"), Some("keep-alive"));
+    let request = seen(&proxy, &backend, "Host: a\r\nConnection: keep-alive\r\n");
+    assert_eq!(request.names(), ["Host"], "{}", request.head);
 }
 
 #[test]

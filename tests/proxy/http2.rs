@@ -1,6 +1,7 @@
 //! HTTP/2 to backends: many requests on one connection, its limits, its goodbyes, and what may be sent
 //! again.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::thread;
@@ -9,11 +10,14 @@ use std::time::Duration;
 use warmline::backend::Protocol;
 use warmline::keepalive::CloseReason;
 use warmline::net::TlsSettings;
+use warmline::route::RouteSettings;
 
 use crate::support::certs::Authority;
 use crate::support::client::Client;
 use crate::support::http2::{Answer, Http2, frames};
+use crate::support::httpd::{self, Httpd};
 use crate::support::nginx::{Nginx, UPLOADS};
+use crate::support::node::Node;
 use crate::support::proxy::{Builder, TestProxy};
 use crate::support::scripted::Backend;
 use crate::support::{PATIENCE, free_port, local, wait_until};
@@ -377,4 +381,99 @@ fn each_of_several_workers_has_a_connection_and_no_more() {
         assert_eq!(Client::connect(proxy.addr()).get("/").status, 200);
     }
     assert!(backend.connections() <= 4, "{}", backend.connections());
+}
+
+/// A body that was read from the client and did not reach anybody who acted on it.
+#[test]
+fn a_refused_request_is_sent_again_with_its_body() {
+    let backend = Http2::start(None, |taken| {
+        if taken.connection == 1 && taken.before == 1 {
+            Answer::Refuse
+        } else {
+            Answer::Echo
+        }
+    });
+    let proxy = to(backend.addr).start();
+    let mut client = Client::connect(proxy.addr());
+    client.send(post("/first", "x"));
+    assert_eq!(client.response().text(), "x");
+    client.send(post("/order", "two of them"));
+    assert_eq!(client.response().text(), "two of them");
+    assert_eq!(proxy.figures().sent_again, [0, 0, 1]);
+}
+
+/// Two upstreams at one address: another name asked for, another protocol, is another connection.
+#[test]
+fn what_differs_in_name_or_protocol_never_shares_a_connection() {
+    let authority = Authority::new();
+    let addr = local(free_port());
+    let pair = authority.certify("127.0.0.1").for_nginx();
+    let nginx = Nginx::start(&format!(
+        "listen {addr} ssl http2; {pair} keepalive_requests 1000000; \
+         location / {{ return 200 '$ssl_server_name|$server_protocol|$connection'; }}"
+    ));
+    let before = nginx.connections_accepted();
+    let proxy = TestProxy::to(addr)
+        .settings(|settings| {
+            let base = settings.upstreams.remove(0);
+            settings.routes.clear();
+            for (path, name, protocol) in [
+                ("/a", "a.example", Protocol::Http1),
+                ("/b", "b.example", Protocol::Http1),
+                ("/c", "a.example", Protocol::Http2),
+            ] {
+                settings.routes.push(RouteSettings {
+                    host: None,
+                    path: path.to_owned(),
+                    upstream: path.to_owned(),
+                });
+                let mut upstream = base.clone();
+                path.clone_into(&mut upstream.name);
+                upstream.protocol = protocol;
+                upstream.tls = Some(TlsSettings {
+                    name: Some(name.to_owned()),
+                    verify: false,
+                    ..TlsSettings::default()
+                });
+                settings.upstreams.push(upstream);
+            }
+        })
+        .start();
+    let mut client = Client::connect(proxy.addr());
+    let mut connections = BTreeSet::new();
+    for _ in 0..10 {
+        for (path, said) in [
+            ("/a", "a.example|HTTP/1.1"),
+            ("/b", "b.example|HTTP/1.1"),
+            ("/c", "a.example|HTTP/2.0"),
+        ] {
+            let text = client.get(path).text();
+            let (tells, connection) = text.rsplit_once('|').unwrap();
+            assert_eq!(tells, said);
+            connections.insert((said, connection.to_owned()));
+        }
+    }
+    assert_eq!(connections.len(), 3, "{connections:?}");
+    assert_eq!(nginx.connections_accepted() - before, 3);
+}
+
+#[test]
+fn apache_httpd_and_node_are_spoken_to_in_http2_by_prior_knowledge() {
+    let httpd = Httpd::start(&(httpd::load("http2") + "Protocols h2c http/1.1\n"));
+    httpd.file("page", "from httpd");
+    let node = Node::http2();
+    for (addr, said) in [(httpd.addr, "from httpd"), (node.addr, "from node")] {
+        let proxy = to(addr).start();
+        let mut clients: Vec<_> = (0..10).map(|_| Client::connect(proxy.addr())).collect();
+        for _ in 0..10 {
+            for client in &mut clients {
+                client.send(get("/page"));
+            }
+            for client in &mut clients {
+                let response = client.response();
+                assert_eq!((response.status, &*response.text()), (200, said));
+            }
+        }
+        assert_eq!(proxy.figures().counts.opened, 1, "{said}");
+    }
 }

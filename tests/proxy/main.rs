@@ -11,6 +11,7 @@ mod balance;
 mod bodies;
 mod closing;
 mod counts;
+mod desync;
 mod errors;
 mod forwarding;
 mod headers;
@@ -22,6 +23,7 @@ mod random;
 mod sockets;
 mod stale;
 mod tls;
+mod unsent;
 mod workers;
 
 use support::client::Client;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use warmline::keepalive::CloseReason;
 use warmline::net::ProxyProtocol;
 
 use crate::support::client::Client;
@@ -102,5 +103,8 @@ fn a_backend_is_told_the_client_and_its_connection_is_that_clients_only() {
         }
         assert_eq!(nginx.connections_accepted() - before, 5, "one a client");
         assert_eq!(proxy.figures().counts.reused, 45);
+        // Nobody else can use them.
+        drop(clients);
+        proxy.wait_closed_for(CloseReason::Surplus, 5);
     }
 }

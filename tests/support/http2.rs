@@ -53,6 +53,8 @@ pub struct Taken {
 pub enum Answer {
     /// `200` with this text, once the gate was opened if `held`.
     Text(String, bool),
+    /// `200` with the request's body.
+    Echo,
     /// `RST_STREAM` with `REFUSED_STREAM`.
     Refuse,
     /// The connection is closed without a word.
@@ -160,7 +162,10 @@ async fn serve(
         before += 1;
         match script(&taken) {
             Answer::Text(text, held) => {
-                tokio::task::spawn_local(answer(taken, text, held, Arc::clone(&shared)));
+                tokio::task::spawn_local(answer(taken, Some(text), held, Arc::clone(&shared)));
+            }
+            Answer::Echo => {
+                tokio::task::spawn_local(answer(taken, None, false, Arc::clone(&shared)));
             }
             Answer::Refuse => taken.respond.send_reset(Reason::REFUSED_STREAM),
             Answer::Vanish => return,
@@ -170,7 +175,7 @@ async fn serve(
 
 fn answer(
     mut taken: Taken,
-    text: String,
+    text: Option<String>,
     held: bool,
     shared: Arc<Shared>,
 ) -> impl Future<Output = ()> {
@@ -180,12 +185,15 @@ fn answer(
             shared.gate.notified().await;
         }
         let mut body = taken.request.into_body();
+        let mut read = Vec::new();
         while let Some(Ok(data)) = body.data().await {
             let _ = body.flow_control().release_capacity(data.len());
+            read.extend_from_slice(&data);
         }
         shared.at_once.fetch_sub(1, Ordering::SeqCst);
         let response = Response::builder().status(200).body(()).unwrap();
         if let Ok(mut stream) = taken.respond.send_response(response, false) {
+            let text = text.map_or(read, String::into_bytes);
             let _ = stream.send_data(Bytes::from(text), true);
         }
     }

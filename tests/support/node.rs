@@ -8,21 +8,37 @@ use tempfile::TempDir;
 use super::process::{Process, find};
 use super::{PATIENCE, wait_until};
 
-/// An HTTP server that says its port on its first line, answers `ok`, refuses an `x-id` that it has
-/// seen before with 409, and tells at `/connections` how many it has accepted.
+/// An HTTP server that says its port on its first line, answers `ok`, and refuses an `x-id` that it
+/// has seen before with 409. `/connections` tells how many it has accepted, `/seen` how many ids came,
+/// `/twice` how many came again.
+///
+/// Node.js adds a buffer of a second to `keepAliveTimeout`, which only newer versions let one take away.
+/// In the others the socket's timer is set once more, behind Node's own: what happens when it is over is
+/// Node's way of closing an idle connection.
 const SERVER: &str = r#"
 const seen = new Set();
-let connections = 0;
+let connections = 0, twice = 0;
 const server = require("http").createServer((request, response) => {
   const id = request.headers["x-id"];
-  if (id && seen.has(id)) response.statusCode = 409;
+  if (id && seen.has(id)) { response.statusCode = 409; twice++; }
   if (id) seen.add(id);
-  request.resume().on("end", () => response.end(request.url === "/connections" ? String(connections) : "ok"));
+  const said = { "/connections": () => connections, "/seen": () => seen.size, "/twice": () => twice }[request.url];
+  request.resume().on("end", () => response.end(said ? String(said()) : "ok"));
 });
+const idle = Number(process.argv[1]);
 server.on("connection", () => connections++);
-server.keepAliveTimeout = Number(process.argv[1]);
+server.keepAliveTimeout = idle;
+if ("keepAliveTimeoutBuffer" in server) server.keepAliveTimeoutBuffer = 0;
+else server.on("request", (request, response) =>
+  response.on("finish", () => process.nextTick(() => request.socket.setTimeout(idle))));
 if (process.argv[2] === "silent")
   server.on("request", (_, response) => response.shouldKeepAlive && response.setHeader("Connection", "keep-alive"));
+server.listen(0, "127.0.0.1", () => console.log(server.address().port));
+"#;
+
+/// The same for HTTP/2, answering `from node`.
+const HTTP2: &str = r#"
+const server = require("http2").createServer((request, response) => response.end("from node"));
 server.listen(0, "127.0.0.1", () => console.log(server.address().port));
 "#;
 
@@ -38,13 +54,22 @@ impl Node {
     /// Starts one that closes connections idle for `keep_alive` milliseconds; `hints`: whether it
     /// says so in its responses.
     pub fn start(keep_alive: u32, hints: bool) -> Node {
+        let hints = if hints { "hints" } else { "silent" };
+        Node::run(SERVER, &[&keep_alive.to_string(), hints])
+    }
+
+    /// Starts one that speaks HTTP/2 without TLS.
+    pub fn http2() -> Node {
+        Node::run(HTTP2, &[])
+    }
+
+    fn run(script: &str, args: &[&str]) -> Node {
         let folder = TempDir::new().expect("a temporary folder can be made");
         let output = folder.path().join("output");
         let process = Process::start(
             Command::new(find(&["node", "nodejs"], "nodejs"))
-                .args(["-e", SERVER, "--"])
-                .arg(keep_alive.to_string())
-                .arg(if hints { "hints" } else { "silent" }),
+                .args(["-e", script, "--"])
+                .args(args),
             &output,
         );
         wait_until(PATIENCE, "node to listen", || {
