@@ -346,6 +346,7 @@ pin_project! {
 
 impl<B, S1, S2> Future for Sending<S1, S2>
 where
+    B: Body,
     S1: Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>>,
     S2: Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>>,
 {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST, HeaderValue, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
 use http_body::Body;
@@ -34,6 +34,10 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// So many streams are allowed before the backend has said how many.
 const UNTOLD: usize = 0;
+
+/// How much of one response may wait here for its client. Each connection has room for as many as it
+/// carries streams: a client that does not read stops nobody else.
+const WINDOW: u32 = 512 * 1024;
 
 /// How much of a response header block is taken, decoded. As hyper has it for HTTP/1.1.
 const HEADER_LIST: u32 = 400 * 1024;
@@ -96,6 +100,8 @@ where
     });
     let (sender, connection) = http2::Builder::new(Tasks(Rc::clone(&shared)))
         .initial_max_send_streams(UNTOLD)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(most.saturating_mul(WINDOW).min(i32::MAX.cast_unsigned()))
         .max_header_list_size(HEADER_LIST)
         .handshake(TokioIo::new(io))
         .await
@@ -210,6 +216,7 @@ fn to_http2<B>(request: &mut Request<B>, scheme: &Scheme) {
     let authority = host
         .as_ref()
         .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+        // Never for what a client has named: the proxy lets no other host pass.
         .unwrap_or_else(|| Authority::from_static("localhost"));
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(scheme.clone());
@@ -224,7 +231,15 @@ fn to_http2<B>(request: &mut Request<B>, scheme: &Scheme) {
 }
 
 /// Puts a request that was not sent into HTTP/1.1's form again.
-pub(super) fn to_http1<B>(request: &mut Request<B>) {
+pub(super) fn to_http1<B: Body>(request: &mut Request<B>) {
+    if request.body().size_hint().exact().is_none() {
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+    }
+    if request.headers().contains_key(TE) {
+        let te = HeaderValue::from_static("TE");
+        request.headers_mut().insert(CONNECTION, te);
+    }
     if let Some(authority) = request.uri().authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
@@ -258,17 +273,46 @@ async fn carry<B>(
     B: Body<Data = bytes::Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let result = connection.await;
+    let mut connection = connection;
+    let mut watch = Some(watch);
+    let mut decided = pin!(shared.exit.decided());
+    let mut ending = None;
+    // hyper does not look up from a request for which there is no stream free: neither at the end of
+    // the connection nor at its last handle's. So both are waited for.
+    let result = poll_fn(|cx| {
+        if let Poll::Ready(how) = decided.as_mut().poll(cx) {
+            ending = Some(how);
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut connection).poll(cx);
+        let told = u32::try_from(connection.current_max_send_streams()).unwrap_or(u32::MAX);
+        if told < shared.streams.get()
+            && let Some(watch) = watch.take()
+        {
+            // Fewer than the pool counts on: the next connection begins with the new number.
+            watch.retires();
+        }
+        polled.map(Some)
+    })
+    .await;
+    let result = match result {
+        Some(result) => result,
+        // What is left to be done is the last frames.
+        None => timeout(GOODBYE, connection).await.unwrap_or(Ok(())),
+    };
     if let Err(error) = &result {
         debug!(backend = %shared.backend, %error, "backend connection ended");
     }
     // A GOAWAY lets the streams under way end well.
-    if result.is_ok() {
-        watch.retires();
-    } else {
-        watch.ended();
+    match watch {
+        Some(watch) if result.is_ok() => watch.retires(),
+        Some(watch) => watch.ended(),
+        None => {}
     }
-    let ending = shared.exit.decided().await;
+    let ending = match ending {
+        Some(ending) => ending,
+        None => decided.await,
+    };
     if timeout(GOODBYE, shared.over()).await.is_err() {
         shared.abort();
     }

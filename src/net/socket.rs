@@ -231,9 +231,13 @@ impl Socket {
         &self,
         write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let result = write(Pin::new(&mut *self.wire.borrow_mut()));
-        if let Poll::Ready(Ok(1..)) = result {
-            self.sent.set(true);
+        let mut wire = self.wire.borrow_mut();
+        let result = write(Pin::new(&mut *wire));
+        match result {
+            Poll::Ready(Ok(1..)) => self.sent.set(true),
+            // TLS may have written a part before it failed.
+            Poll::Ready(Err(_)) if wire.is_tls() => self.sent.set(true),
+            Poll::Ready(Ok(0) | Err(_)) | Poll::Pending => {}
         }
         result
     }

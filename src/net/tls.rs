@@ -1,6 +1,7 @@
 //! TLS towards backends: the certificates that are asked for, and the handshake. The only file that
 //! knows rustls.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,7 +124,7 @@ pub struct Tls {
 struct MadeFrom {
     settings: TlsSettings,
     offer: Offer,
-    /// What was in the files.
+    /// What was in the files, or the system's certificates.
     files: Vec<Vec<u8>>,
 }
 
@@ -151,12 +152,13 @@ impl Tls {
     /// # Errors
     /// [`TlsError`]: which file, and what is wrong with it.
     pub fn load(settings: &TlsSettings, offer: Offer) -> Result<Tls, TlsError> {
+        let mut files = Vec::new();
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for TLS 1.2 and 1.3");
         let builder = if settings.verify {
-            let (roots, path) = authorities(settings.ca.as_deref())?;
+            let (roots, path) = authorities(settings.ca.as_deref(), &mut files)?;
             let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
                 .map_err(|source| TlsError::Authorities { path, source })?;
@@ -169,7 +171,10 @@ impl Tls {
         let mut config = match &settings.certificate {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => builder
-                .with_client_auth_cert(chain(certificate)?, private_key(key)?)
+                .with_client_auth_cert(
+                    chain(certificate, &mut files)?,
+                    private_key(key, &mut files)?,
+                )
                 .map_err(|source| TlsError::Certificate {
                     path: certificate.clone(),
                     source,
@@ -187,7 +192,7 @@ impl Tls {
             made_from: Arc::new(MadeFrom {
                 settings: settings.clone(),
                 offer,
-                files: contents(settings)?,
+                files,
             }),
         })
     }
@@ -230,31 +235,24 @@ impl Tls {
     }
 }
 
-/// What is in the files that `settings` name.
-fn contents(settings: &TlsSettings) -> Result<Vec<Vec<u8>>, TlsError> {
-    let pair = settings
-        .certificate
-        .iter()
-        .flat_map(|(one, other)| [one, other]);
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|source| TlsError::Read {
-            path: path.clone(),
-            source,
-        })
-    };
-    settings.ca.iter().chain(pair).map(read).collect()
-}
-
 fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Name(host.to_owned()))
 }
 
-/// The authorities of a file, or the system's; and where they were looked for.
-fn authorities(ca: Option<&Path>) -> Result<(RootCertStore, PathBuf), TlsError> {
+/// The authorities of a file, or the system's; and where they were looked for. What was read is added
+/// to `files`.
+fn authorities(
+    ca: Option<&Path>,
+    files: &mut Vec<Vec<u8>>,
+) -> Result<(RootCertStore, PathBuf), TlsError> {
     let mut roots = RootCertStore::empty();
     let certificates = match ca {
-        Some(path) => chain(path)?,
-        None => rustls_native_certs::load_native_certs().certs,
+        Some(path) => chain(path, files)?,
+        None => {
+            let certificates = rustls_native_certs::load_native_certs().certs;
+            files.extend(certificates.iter().map(|one| one.to_vec()));
+            certificates
+        }
     };
     // Of the system's some may be too old for today's rules; of a file, that is worth a word.
     let (_, refused) = roots.add_parsable_certificates(certificates);
@@ -268,9 +266,19 @@ fn authorities(ca: Option<&Path>) -> Result<(RootCertStore, PathBuf), TlsError> 
     }
 }
 
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+/// Reads a file, once, and adds what is in it to `files`.
+fn read<'a>(path: &Path, files: &'a mut Vec<Vec<u8>>) -> Result<&'a [u8], TlsError> {
+    let content = fs::read(path).map_err(|source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    files.push(content);
+    Ok(files.last().expect("it was just added"))
+}
+
+fn chain(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(read(path, files)?)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| unreadable(path, error))?;
     if certificates.is_empty() {
         return Err(TlsError::Empty {
@@ -281,8 +289,8 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(certificates)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| {
+fn private_key(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(read(path, files)?).map_err(|error| {
         if matches!(error, pem::Error::NoItemsFound) {
             return TlsError::Empty {
                 path: path.to_owned(),
@@ -294,14 +302,9 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 }
 
 fn unreadable(path: &Path, error: pem::Error) -> TlsError {
-    let source = if let pem::Error::Io(source) = error {
-        source
-    } else {
-        io::Error::other(error)
-    };
     TlsError::Read {
         path: path.to_owned(),
-        source,
+        source: io::Error::other(error),
     }
 }
 

@@ -14,6 +14,10 @@ const OCCASIONS: usize = 3;
 /// Closes within this time are one occasion: a backend that restarts closes all at once.
 const APART: Duration = Duration::from_millis(50);
 
+/// No backend means to keep connections for less: what is closed sooner is closed for something
+/// else, such as a number of requests.
+const LEAST: Duration = Duration::from_millis(50);
+
 /// What was learned is forgotten after this time: connections that are not used that long cannot
 /// show that the backend has become more patient.
 pub(super) const FORGET: Duration = Duration::from_mins(10);
@@ -30,6 +34,9 @@ impl Learner {
     /// The backend closed a connection that had been idle for `idle`. True if that teaches
     /// something new.
     pub(super) fn closed(&mut self, idle: Duration, now: Instant) -> bool {
+        if idle < LEAST {
+            return false;
+        }
         if let Some((last, _)) = self.seen.last()
             && now.saturating_duration_since(*last) < APART
         {

@@ -83,6 +83,12 @@ impl<C: Connect> Lease<C> {
         self.hint = hint;
     }
 
+    /// The backend did not take this exchange beside those that are on its connection: it carries
+    /// no more than those at once from now on.
+    pub fn refused(&self) {
+        self.pool.state.borrow_mut().refused(self.leased.id);
+    }
+
     /// Says why the connection ends, should the lease be dropped from here on. Until this is said
     /// the reason is [`CloseReason::ClientGone`].
     pub fn spent(&mut self, reason: CloseReason) {

@@ -145,13 +145,7 @@ impl<C: Connect> Pool<C> {
 
     /// Closes the idle connections that speak for somebody who has gone: nobody else can use them.
     pub fn end_of(&self, gone: Identity) {
-        let (inner, now) = (&self.0, Instant::now());
-        loop {
-            let ended = inner.state.borrow_mut().evict_of(gone, now);
-            let Some((id, farewell)) = ended else { break };
-            inner.close_parked(id, farewell, now);
-        }
-        inner.settle(now);
+        self.0.end_of(gone, Instant::now());
     }
 
     /// Whether nothing is left of it.
@@ -209,11 +203,14 @@ impl<C: Connect> Inner<C> {
             .get(id.index())
             .is_some_and(Option::is_some);
         if is_shared
-            && end != End::Spent(CloseReason::Timeout)
+            && !matches!(
+                end,
+                End::Spent(CloseReason::Timeout | CloseReason::EarlyResponse)
+            )
             && self.is_parked_usable(id, Duration::ZERO)
         {
             // One exchange of several ended badly; the connection is well. After a timeout nobody
-            // knows.
+            // knows, and after an early response the request may still be waiting to be written.
             end = End::Complete;
         }
         let ended = self.state.borrow_mut().release(id, end, hint, now);
@@ -300,6 +297,15 @@ impl<C: Connect> Inner<C> {
     fn drain(&self, now: Instant) {
         loop {
             let ended = self.state.borrow_mut().drain(now);
+            let Some((id, farewell)) = ended else { break };
+            self.close_parked(id, farewell, now);
+        }
+        self.settle(now);
+    }
+
+    fn end_of(&self, gone: Identity, now: Instant) {
+        loop {
+            let ended = self.state.borrow_mut().evict_of(gone, now);
             let Some((id, farewell)) = ended else { break };
             self.close_parked(id, farewell, now);
         }

@@ -219,6 +219,16 @@ impl PoolState {
         self.give_back(leased.id, since, now)
     }
 
+    /// The backend takes no more exchanges at once on this connection than are on it beside one that
+    /// it has refused; at least 1.
+    pub fn refused(&mut self, id: ConnId) {
+        let entry = self.leased_mut(id);
+        entry.streams = (entry.leases - 1).max(1).min(entry.streams);
+        if matches!(entry.phase, Phase::Free { .. }) {
+            self.table.unlink(id.index);
+        }
+    }
+
     /// What becomes of a leased connection after its exchange.
     fn verdict(&self, id: ConnId) -> Verdict {
         let life = &self.table[id.index].life;
@@ -261,6 +271,7 @@ impl PoolState {
         let entry = self.leased_mut(id);
         entry.leases -= 1;
         let (leases, phase, retires) = (entry.leases, entry.phase, entry.retires);
+        let has_room = leases < entry.streams;
         if leases == 0 {
             self.counts.leased -= 1;
             if let Some(reason) = retires {
@@ -273,7 +284,7 @@ impl PoolState {
                 self.table.unlink(id.index);
             }
             self.park(id.index);
-        } else if phase == Phase::Busy && retires.is_none() {
+        } else if phase == Phase::Busy && retires.is_none() && has_room {
             self.park(id.index);
         }
         None

@@ -16,7 +16,7 @@ use super::line::Offer::{MakeRoom, Nobody, To};
 use super::line::{Arrival, Ticket};
 use super::share::{Brought, Place, Slot};
 use super::table::ConnId;
-use super::words::{Need, Wants};
+use super::words::{Identity, Need, Wants};
 use super::{Connect, Inner, Lease, Pool, Watch};
 
 /// How long another worker may take to lend a connection: its event loop is round in a fraction of
@@ -275,6 +275,7 @@ impl<C: Connect> Drop for Stands<'_, C> {
 struct Permit<C: Connect> {
     pool: Rc<Inner<C>>,
     ticket: Option<Ticket>,
+    identity: Identity,
     id: Option<ConnId>,
 }
 
@@ -288,6 +289,7 @@ impl<C: Connect> Permit<C> {
         Permit {
             pool: Rc::clone(pool),
             ticket,
+            identity: wants.identity,
             id: Some(id),
         }
     }
@@ -317,6 +319,7 @@ impl<C: Connect> Permit<C> {
 
     /// It is there, for the line or to be parked.
     fn arrived(mut self, conn: C::Conn) {
+        let identity = self.identity;
         let (pool, id) = (Rc::clone(&self.pool), self.used());
         let now = Instant::now();
         let streams = pool.connector.streams(&conn);
@@ -332,6 +335,8 @@ impl<C: Connect> Permit<C> {
         });
         match offer {
             To(place) => pool.deliver(&place, id, now),
+            // Whom it was opened for has gone, or has got another, and it is nobody else's.
+            MakeRoom | Nobody if identity.0.is_some() => pool.end_of(identity, now),
             // The rest is that of any connection that comes free.
             MakeRoom | Nobody => {}
         }

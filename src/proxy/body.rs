@@ -50,6 +50,8 @@ struct RequestStream {
     limit: Option<u64>,
     seen: u64,
     kept: Kept,
+    /// All of it has been read.
+    is_read: bool,
     /// The latest handle's.
     turn: u32,
 }
@@ -73,6 +75,7 @@ impl RequestBody {
             timeout,
             seen: 0,
             kept: Kept::default(),
+            is_read: false,
             turn: 0,
         };
         RequestBody(Some(Handle {
@@ -83,13 +86,10 @@ impl RequestBody {
 
     /// Keeps what passes from here on, up to `bound` bytes, for another handle: the one returned.
     pub(super) fn keep(&self, bound: u64) -> RequestBody {
-        RequestBody(self.0.as_ref().map(|handle| {
+        if let Some(handle) = &self.0 {
             handle.stream.borrow_mut().kept.keep(bound);
-            Handle {
-                stream: Rc::clone(&handle.stream),
-                turn: handle.turn,
-            }
-        }))
+        }
+        self.handle()
     }
 
     /// Keeps nothing any more.
@@ -104,6 +104,28 @@ impl RequestBody {
         self.0
             .as_ref()
             .is_none_or(|handle| handle.stream.borrow().kept.is_whole())
+    }
+
+    /// The same body once more, only to be asked.
+    pub(super) fn handle(&self) -> RequestBody {
+        RequestBody(self.0.as_ref().map(|handle| Handle {
+            stream: Rc::clone(&handle.stream),
+            turn: handle.turn,
+        }))
+    }
+
+    /// Whether all of it has been read from the client.
+    pub(super) fn is_read(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|handle| handle.stream.borrow().is_read)
+    }
+
+    /// No more of it is to go out.
+    pub(super) fn withdraw(&self) {
+        if let Some(handle) = &self.0 {
+            handle.stream.borrow_mut().turn += 1;
+        }
     }
 
     /// The body from its beginning. All other handles are void.
@@ -134,6 +156,7 @@ impl RequestStream {
         };
         self.client.wait_for_backend(Instant::now(), self.timeout);
         let Some(frame) = frame else {
+            self.is_read = true;
             self.client.body_is_read();
             return Poll::Ready(None);
         };
@@ -152,8 +175,10 @@ impl RequestStream {
             }
         } else if let Some(trailers) = frame.trailers_ref() {
             self.kept.note_trailers(trailers);
+            self.is_read = true;
         }
         if self.incoming.is_end_stream() {
+            self.is_read = true;
             self.client.body_is_read();
         }
         Poll::Ready(Some(Ok(frame)))
@@ -217,6 +242,8 @@ enum Inner {
 
 struct Relay {
     incoming: Incoming,
+    /// The request's body, where its connection would go on with it whatever becomes of the response.
+    upload: RequestBody,
     /// Until the response has been read to its end.
     lease: Option<BackendLease>,
     client: Rc<Conn>,
@@ -240,6 +267,7 @@ impl RelayBody {
     /// A backend's body. The lease ends with it, or with the response's head if it has none.
     pub(super) fn relay(
         incoming: Incoming,
+        upload: RequestBody,
         lease: BackendLease,
         client: &Rc<Conn>,
         backend: BackendAddr,
@@ -248,6 +276,7 @@ impl RelayBody {
     ) -> RelayBody {
         let mut relay = Relay {
             incoming,
+            upload,
             lease: Some(lease),
             client: Rc::clone(client),
             backend,
@@ -293,8 +322,10 @@ impl Relay {
             return;
         };
         let now = Instant::now();
+        let is_early = self.ends_upload();
         let end = match (lease.verdict(), lease.conn().after_response()) {
             _ if self.ambiguous => End::Spent(CloseReason::Protocol),
+            _ if is_early => End::Spent(CloseReason::EarlyResponse),
             // Announced in the request; the pool counts the reason by itself.
             (Verdict::Close(_), AfterResponse::Ready | AfterResponse::Closed)
             | (Verdict::Keep, AfterResponse::Ready) => End::Complete,
@@ -306,9 +337,23 @@ impl Relay {
         self.client.response_over(now);
     }
 
+    /// Ends a request that is still being written. True if there is one.
+    fn ends_upload(&self) -> bool {
+        let is_early = !self.upload.is_read();
+        if is_early {
+            self.upload.withdraw();
+        }
+        is_early
+    }
+
     fn break_off(&mut self, reason: CloseReason, why: &dyn std::fmt::Display) -> BoxError {
+        let is_early = self.ends_upload();
         if let Some(mut lease) = self.lease.take() {
-            lease.spent(reason);
+            lease.spent(if is_early {
+                CloseReason::EarlyResponse
+            } else {
+                reason
+            });
         }
         self.client.backend_moved();
         info!(
@@ -316,6 +361,17 @@ impl Relay {
             "response broke off: the client's connection is closed"
         );
         Box::new(BrokenOff)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(lease) = &mut self.lease
+            && !self.upload.is_read()
+        {
+            self.upload.withdraw();
+            lease.spent(CloseReason::EarlyResponse);
+        }
     }
 }
 

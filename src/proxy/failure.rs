@@ -169,8 +169,10 @@ impl Failure {
         match self {
             Failure::NoAnswer { .. } => CloseReason::PeerClosedBusy,
             Failure::BadAnswer { .. } => CloseReason::Protocol,
-            Failure::AnswerTimeout { .. } | Failure::BodyTimeout => CloseReason::Timeout,
-            Failure::BadRequest(_)
+            Failure::AnswerTimeout { .. } => CloseReason::Timeout,
+            // The client's doing, like the rest.
+            Failure::BodyTimeout
+            | Failure::BadRequest(_)
             | Failure::Method
             | Failure::TargetTooLong(_)
             | Failure::FieldTooLong(_)

@@ -226,10 +226,38 @@ fn check_host(value: &HeaderValue) -> Result<(), Failure> {
     }
 }
 
-/// RFC 3986 §3.2.2, without user information.
+/// RFC 3986 §3.2.2 and §3.2.3: a name or an address in brackets, maybe a port. Without user
+/// information, and without percent-encoding, which names on the net do not have: two programs that
+/// take it differently would take the request for different hosts.
 fn is_host(text: &[u8]) -> bool {
-    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
-    !text.is_empty() && text.iter().all(fits)
+    let (host, after) = match text {
+        [b'[', rest @ ..] => {
+            let Some(end) = rest.iter().position(|&byte| byte == b']') else {
+                return false;
+            };
+            let fits = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+            if end == 0 || !rest[..end].iter().all(fits) {
+                return false;
+            }
+            (&rest[..end], &rest[end + 1..])
+        }
+        text => {
+            let end = text.iter().position(|&byte| byte == b':');
+            let (host, after) = text.split_at(end.unwrap_or(text.len()));
+            let fits =
+                |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte);
+            if !host.iter().all(fits) {
+                return false;
+            }
+            (host, after)
+        }
+    };
+    let is_port = match after {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    !host.is_empty() && is_port
 }
 
 /// The framing is stated anew: what was coded otherwise than by chunks would lose its label.

@@ -37,7 +37,7 @@ use crate::route::Router;
 use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts, Wish};
 use replay::Replay;
-use retry::Attempt;
+use retry::{Attempt, Proof};
 use upstream::{Backend, Upstream};
 
 pub use body::{RelayBody, RequestBody};
@@ -187,7 +187,7 @@ impl Proxy {
         };
         let mut request = Request::from_parts(parts, body);
         let mut before = 0;
-        let response = loop {
+        loop {
             // Should the backend close the connection at this moment.
             let may_refuse = lease.conn().may_refuse();
             let replay = (lease.is_reused() || may_refuse)
@@ -210,7 +210,12 @@ impl Proxy {
                 replay.let_body_go();
             }
             let lost = match answered(client, backend, lease.is_reused(), sent).await {
-                Ok(response) => break response,
+                Ok(response) => {
+                    // Over HTTP/1.1 the connection itself knows whether it is still being written.
+                    let upload = replay.filter(|_| may_refuse);
+                    let upload = upload.map_or_else(RequestBody::empty, |it| it.body());
+                    break relay(client, response, upload, lease, facts, backend, timeout);
+                }
                 Err(lost) => lost,
             };
             let Unanswered {
@@ -244,15 +249,25 @@ impl Proxy {
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
             lease.conn().give_names_back(client.socket());
-            lease.spent(CloseReason::PeerClosedIdle);
-            drop(lease);
-            lease = backend.lease_fresh(wants.identity).await?;
+            lease = match proof {
+                // The connection is well, and takes fewer at once than was thought.
+                Proof::Refused if before == 0 => {
+                    lease.refused();
+                    lease.spent(CloseReason::PeerAsked);
+                    drop(lease);
+                    backend.lease_again(wants).await?
+                }
+                Proof::Unsent | Proof::Repeatable | Proof::Refused => {
+                    lease.spent(CloseReason::PeerClosedIdle);
+                    drop(lease);
+                    backend.lease_fresh(wants.identity).await?
+                }
+            };
             backend.tally.sent_again(proof as usize);
             before += 1;
             request = again;
             headers::say_wish(request.headers_mut(), wish(&lease, upstream.settings()));
-        };
-        relay(client, response, lease, facts, backend, timeout)
+        }
     }
 }
 
@@ -337,6 +352,7 @@ fn failed(
 fn relay(
     client: &Rc<Conn>,
     response: Response<Incoming>,
+    upload: RequestBody,
     mut lease: BackendLease,
     request: &RequestFacts,
     backend: &Backend,
@@ -370,6 +386,7 @@ fn relay(
     }
     let body = RelayBody::relay(
         incoming,
+        upload,
         lease,
         client,
         backend.address().clone(),

@@ -56,6 +56,11 @@ impl Replay {
         self.body.is_whole()
     }
 
+    /// The request's body, only to be asked.
+    pub(super) fn body(&self) -> RequestBody {
+        self.body.handle()
+    }
+
     /// The request once more. `None` if its head cannot be had back.
     pub(super) fn again(mut self, conn: &BackendConn) -> Option<Request<RequestBody>> {
         let head = match &mut self.head {

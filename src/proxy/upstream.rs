@@ -207,6 +207,17 @@ impl Backend {
             .map_err(|error| self.failure(error))
     }
 
+    /// A connection for a request that another one did not take.
+    pub(super) async fn lease_again(&self, wants: Wants) -> Result<BackendLease, Failure> {
+        let now = Instant::now();
+        if let Some(lease) = self.pool.acquire(now, wants) {
+            return Ok(lease);
+        }
+        Box::pin(self.pool.wait(now, wants))
+            .await
+            .map_err(|error| self.failure(error))
+    }
+
     fn failure(&self, error: AcquireError<ConnectError>) -> Failure {
         match error {
             AcquireError::Connect(error) => Failure::Connect(error),

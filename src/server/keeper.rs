@@ -14,7 +14,7 @@ use super::change::{self, Changes, Moves, UpstreamChange};
 use super::figures::Book;
 use super::{Settings, StartError, load_tls, router};
 use crate::account::PoolTally;
-use crate::backend;
+use crate::backend::{self, Protocol};
 use crate::lookup::{Found, LookUpError, Origin, Place, Resolver, Schedule};
 use crate::net::{Listening, Tls};
 use crate::pool::Common;
@@ -149,6 +149,7 @@ impl Keeper {
     async fn load(&mut self, settings: Settings) -> Result<Changes, Vec<StartError>> {
         let mut faults = Vec::new();
         let routes = router(&settings).map_err(|fault| faults.push(fault)).ok();
+        check_limits(&settings, self.workers, &mut faults);
         let tls = self.load_tls(&settings, &mut faults);
         let known = self.known(&settings);
         let (resolver, results) = look_up_all(&settings, &known).await;
@@ -407,6 +408,20 @@ fn say_failed(upstream: &str, server: &str, error: &LookUpError) {
         %error,
         "upstream {upstream}: {server} cannot be looked up; its last known addresses are used"
     );
+}
+
+/// Notes which upstreams would leave a worker without a connection.
+fn check_limits(settings: &Settings, workers: usize, faults: &mut Vec<StartError>) {
+    for upstream in &settings.upstreams {
+        let limit = upstream.pool.max_connections.map_or(u32::MAX, u32::from);
+        if upstream.protocol != Protocol::Http1 && (limit as usize) < workers {
+            faults.push(StartError::TooFewConnections {
+                upstream: upstream.name.clone(),
+                limit,
+                workers,
+            });
+        }
+    }
 }
 
 /// Notes which upstreams cannot have sockets as they are asked for.

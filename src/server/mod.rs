@@ -78,6 +78,19 @@ pub enum StartError {
         /// What cannot be.
         source: OptionError,
     },
+    /// Too few connections for every worker to have one.
+    #[error(
+        "upstream {upstream}: max_connections is {limit}, and HTTP/2 connections stay with their \
+         worker: with {workers} workers some would have none. Raise it, or set `workers`"
+    )]
+    TooFewConnections {
+        /// The upstream.
+        upstream: String,
+        /// Its `max_connections`.
+        limit: u32,
+        /// How many workers there are.
+        workers: usize,
+    },
     /// TLS cannot be spoken as asked for.
     #[error("upstream {upstream}: {source}")]
     Tls {

@@ -22,6 +22,7 @@ mod race;
 mod random;
 mod sockets;
 mod stale;
+mod streams;
 mod tls;
 mod unsent;
 mod workers;

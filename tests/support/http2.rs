@@ -208,6 +208,8 @@ pub mod frames {
     pub const HEADERS: u8 = 1;
     /// `GOAWAY`.
     pub const GOAWAY: u8 = 7;
+    /// `SETTINGS_MAX_CONCURRENT_STREAMS`.
+    pub const MAX_CONCURRENT_STREAMS: u8 = 3;
     const SETTINGS: u8 = 4;
     const END_STREAM: u8 = 1;
     const END_HEADERS: u8 = 4;
@@ -216,6 +218,13 @@ pub mod frames {
     pub fn begin(stream: &mut TcpStream) -> bool {
         let mut preface = [0; 24];
         stream.read_exact(&mut preface).is_ok() && send(stream, SETTINGS, 0, 0, &[])
+    }
+
+    /// Says one setting.
+    pub fn settings(stream: &mut TcpStream, setting: u8, value: u32) -> bool {
+        let mut payload = vec![0, setting];
+        payload.extend_from_slice(&value.to_be_bytes());
+        send(stream, SETTINGS, 0, 0, &payload)
     }
 
     /// Reads frames until there is one of this kind; its stream.
