@@ -4,14 +4,19 @@
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use tokio::task::LocalSet;
 use tokio::time::Instant;
+use warmline::account::PoolTally;
 use warmline::alarm::Alarms;
 use warmline::balance::Balance;
 use warmline::keepalive::KeepAlive;
-use warmline::pool::{ConnId, End, Hint, Identity, PoolState, Settings, Wants};
+use warmline::pool::{
+    Common, ConnId, Connect, End, Farewell, Hint, Identity, Pool, PoolState, Settings, Wants, Watch,
+};
 
 const IDLE: [usize; 3] = [1, 64, 1024];
 
@@ -53,6 +58,82 @@ fn reuse(c: &mut Criterion) {
                 let leased = pool.acquire(black_box(now), Wants::default());
                 let leased = leased.expect("a connection is idle");
                 pool.release(leased.id, End::Complete, Hint::default(), now)
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A connection that is always there.
+struct Still;
+
+impl Connect for Still {
+    type Conn = u32;
+    type Lent = u32;
+    type Error = &'static str;
+
+    async fn connect(&self, _: Identity, _: Watch) -> Result<u32, &'static str> {
+        Ok(7)
+    }
+
+    fn is_usable(&self, _: &u32, _: Duration) -> bool {
+        true
+    }
+
+    fn close(&self, _: Option<u32>, _: Farewell) {}
+
+    fn lend(&self, conn: u32) -> Result<u32, u32> {
+        Ok(conn)
+    }
+
+    fn adopt(&self, lent: u32, _: Watch) -> Option<u32> {
+        Some(lent)
+    }
+
+    fn is_out_of_ports(_: &&'static str) -> bool {
+        false
+    }
+
+    fn out_of_ports(&self) -> &'static str {
+        "no port"
+    }
+}
+
+/// What a worker's lease and its return cost by the number of workers that share the server: the
+/// same thread, the others idle. The limits are not on the way; with `max_idle` a count is.
+fn shared(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pool/lease and return");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime can be had");
+    let local = LocalSet::new();
+    for (name, workers, max_idle) in [
+        ("1 worker", 1, None),
+        ("4 workers", 4, None),
+        ("1 worker, max_idle", 1, NonZeroU32::new(64)),
+        ("4 workers, max_idle", 4, NonZeroU32::new(64)),
+    ] {
+        let settings = Settings {
+            max_idle,
+            ..Settings::new(KEEP_ALIVE)
+        };
+        let tallies = (0..workers).map(|_| Arc::new(PoolTally::default()));
+        let common = Arc::new(Common::new(settings, tallies.collect()));
+        local.block_on(&runtime, async {
+            let pools: Vec<_> = (0..workers)
+                .map(|worker| Pool::new(Still, Arc::clone(&common), worker))
+                .collect();
+            let pool = &pools[0];
+            let first = pool.wait(Instant::now(), Wants::default()).await;
+            let now = Instant::now();
+            first.expect("it opens").finish(End::Complete, now);
+            group.bench_function(name, |b| {
+                b.iter(|| {
+                    let lease = pool.acquire(black_box(now), Wants::default());
+                    let lease = lease.expect("a connection is idle");
+                    lease.finish(End::Complete, now);
+                });
             });
         });
     }
@@ -118,5 +199,5 @@ fn alarm(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, reuse, open_and_close, expire, pick, alarm);
+criterion_group!(benches, reuse, shared, open_and_close, expire, pick, alarm);
 criterion_main!(benches);

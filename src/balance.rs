@@ -38,6 +38,26 @@ impl Balance {
         }
     }
 
+    /// Backends with these weights, each with the place it has in this balance, if it has one: what
+    /// is known of it goes with it.
+    #[must_use]
+    pub fn carried_over(&self, servers: impl IntoIterator<Item = (u32, Option<usize>)>) -> Balance {
+        let server = |(weight, place): (u32, Option<usize>)| {
+            let known = place.map(|place| &self.servers[place]);
+            Server {
+                weight: i64::from(weight),
+                // What it has saved up under another weight would be paid out in a burst.
+                credit: known
+                    .filter(|known| known.weight == i64::from(weight))
+                    .map_or(0, |known| known.credit),
+                down_until: known.and_then(|known| known.down_until),
+            }
+        };
+        Balance {
+            servers: servers.into_iter().map(server).collect(),
+        }
+    }
+
     /// The next backend, or `None` when `tried` holds all that have a weight.
     ///
     /// A backend that is down is picked only when all others are down or tried: being wrong about
@@ -120,5 +140,34 @@ mod tests {
             .collect();
         assert!(later.contains(&Some(0)));
         assert_eq!(balance.pick(now, &[0, 1]), None);
+    }
+
+    #[test]
+    fn what_is_known_of_a_backend_goes_with_it() {
+        let now = Instant::now();
+        let mut old = Balance::new([1, 1, 1]);
+        old.failed(2, now);
+        // The second has gone, a new one has come, and they stand in another order.
+        let mut new = old.carried_over([(1, Some(2)), (1, Some(0)), (1, None)]);
+        let picked = picks(&mut new, 4);
+        assert_eq!(picked, [1, 2, 1, 2], "the failed one is passed over still");
+        new.reached(0);
+        assert!(picks(&mut new, 3).contains(&0));
+    }
+
+    #[test]
+    fn the_turns_go_on_where_they_were() {
+        let turns = |changes: bool| {
+            let mut balance = Balance::new([5, 1, 1]);
+            let mut turns = Vec::new();
+            for _ in 0..14 {
+                turns.extend(picks(&mut balance, 1));
+                if changes {
+                    balance = balance.carried_over([(5, Some(0)), (1, Some(1)), (1, Some(2))]);
+                }
+            }
+            turns
+        };
+        assert_eq!(turns(true), turns(false));
     }
 }

@@ -28,6 +28,7 @@
 //! | arm | pooled or short: the two ways being compared |
 //! | worker | one core's thread, with its own listeners, clients and pools |
 //! | drain | to finish what is in flight and close what is idle |
+//! | layout | the routes, the upstreams and where their servers are, at one time |
 //! | census | the kernel's sockets, counted at one instant |
 //!
 //! # Map
@@ -37,8 +38,9 @@
 //!   [`backend`] is one connection, [`net`] opens and closes.
 //! - What decides: [`keepalive`] (the settings both sides share), [`pool::PoolState`] (every
 //!   connection of a pool as a value), [`proxy::headers`], [`proxy::Failure`].
-//! - Around it: [`server`] starts and stops the workers, [`alarm`] keeps deadlines, [`account`]
-//!   counts what we did, [`census`] what the kernel has.
+//! - Around it: [`server`] starts, changes and stops the workers, [`lookup`] finds the backends'
+//!   addresses, [`alarm`] keeps deadlines, [`account`] counts what we did, [`census`] what the
+//!   kernel has.
 //! - In front: [`cli`], [`config`]; [`compare`] is what the demo is made of.
 //!
 //! # Rules of the layers
@@ -62,6 +64,7 @@ pub mod client;
 pub mod compare;
 pub mod config;
 pub mod keepalive;
+pub mod lookup;
 pub mod net;
 pub mod pool;
 pub mod proxy;

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,33 +10,34 @@ use slab::Slab;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::alarm::Alarms;
-use crate::backend;
 use crate::client::{self, Conn};
-use crate::net::{ClientAddr, Stream};
-use crate::proxy::{Proxy, ServerCommon, Target, Upstream};
-use crate::route::Router;
+use crate::net::{ClientAddr, Listening, Stream};
+use crate::proxy::{Layout, Proxy};
 
-/// The backends of an upstream, and what all workers have in common of each.
-pub type Share = Vec<(Target, Arc<ServerCommon>)>;
+/// What a worker is to do now; another takes its place when that changes.
+#[derive(Debug)]
+pub struct Orders {
+    /// The addresses to listen on. One that is the same in the next orders is the same allocation.
+    pub listeners: Vec<Arc<Listening>>,
+    /// How new clients are served.
+    pub client: client::Settings,
+    /// How long requests in flight may take after the stop.
+    pub shutdown_timeout: Duration,
+    /// The routes, and where they lead.
+    pub layout: Layout,
+}
 
 /// What a worker is made of; it crosses to the worker's thread.
 pub struct Plan {
     /// Its number; the first is 0.
     pub number: usize,
-    /// Its listening sockets, non-blocking.
-    pub listeners: Vec<StdListener>,
-    /// How clients are served.
-    pub client: client::Settings,
-    /// The routes, to upstreams by index.
-    pub router: Arc<Router<usize>>,
-    /// The upstreams, each with its backends.
-    pub upstreams: Vec<(backend::Settings, Share)>,
-    /// How long requests in flight may take after the stop.
-    pub shutdown_timeout: Duration,
+    /// What to do.
+    pub orders: watch::Receiver<Arc<Orders>>,
     /// Turns to true when the worker is to stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -71,47 +71,72 @@ struct Clients {
 
 async fn work(mut plan: Plan) -> io::Result<()> {
     let alarms = Alarms::default();
-    let ringing = tokio::task::spawn_local(alarms.clone().run());
-    let upstreams = plan
-        .upstreams
-        .iter()
-        .map(|(settings, targets)| Upstream::new(settings.clone(), targets, plan.number))
-        .collect();
+    let ringing = spawn_local(alarms.clone().run());
+    let orders = Arc::clone(&plan.orders.borrow_and_update());
     let door = Rc::new(Door {
-        proxy: Rc::new(Proxy::new(plan.router, upstreams)),
-        settings: Rc::new(plan.client),
+        worker: plan.number,
+        stop: plan.stop.clone(),
+        accepting: RefCell::default(),
+        proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number))),
+        settings: RefCell::new(Rc::new(orders.client.clone())),
         clients: Clients::default(),
         alarms,
     });
-    let mut accepting = Vec::new();
-    for listener in plan.listeners {
-        let listener = TcpListener::from_std(listener)?;
-        accepting.push(tokio::task::spawn_local(accept(
-            listener,
-            Rc::clone(&door),
-            plan.stop.clone(),
-        )));
-    }
+    door.listen(&orders.listeners)?;
+    drop(orders);
+    let following = spawn_local(follow(plan.orders.clone(), Rc::clone(&door)));
     // An error means that whoever could stop us has gone.
     let _ = plan.stop.wait_for(|stop| *stop).await;
-    for task in accepting {
-        let _ = task.await;
+    following.abort();
+    for accepting in door.accepting.take() {
+        let _ = accepting.task.await;
     }
-    door.drain(plan.shutdown_timeout).await;
+    let bound = plan.orders.borrow().shutdown_timeout;
+    door.drain(bound).await;
     ringing.abort();
     Ok(())
 }
 
 /// What a new client needs.
 struct Door {
-    proxy: Rc<Proxy>,
-    settings: Rc<client::Settings>,
+    /// The number of its worker.
+    worker: usize,
+    stop: watch::Receiver<bool>,
+    accepting: RefCell<Vec<Accepting>>,
+    proxy: RefCell<Rc<Proxy>>,
+    settings: RefCell<Rc<client::Settings>>,
     clients: Clients,
     alarms: Alarms,
 }
 
-/// Accepts clients until told to stop; those the kernel has already accepted by then are served.
-async fn accept(listener: TcpListener, door: Rc<Door>, mut stop: watch::Receiver<bool>) {
+/// One address being listened on.
+struct Accepting {
+    listening: Arc<Listening>,
+    /// Told when it is not to be any more.
+    over: Rc<Notify>,
+    task: JoinHandle<()>,
+}
+
+/// Puts new orders into effect, for as long as there may be any: for a client from its next request
+/// on.
+async fn follow(mut orders: watch::Receiver<Arc<Orders>>, door: Rc<Door>) {
+    while orders.changed().await.is_ok() {
+        let orders = Arc::clone(&orders.borrow_and_update());
+        let next = door.proxy.borrow().succeeded_by(&orders.layout);
+        door.proxy.replace(Rc::new(next));
+        if **door.settings.borrow() != orders.client {
+            door.settings.replace(Rc::new(orders.client.clone()));
+        }
+        if let Err(error) = door.listen(&orders.listeners) {
+            error!(%error, "a worker cannot listen");
+        }
+    }
+}
+
+/// Accepts clients until told to stop, or that it is over; those the kernel has already accepted by
+/// then are served.
+async fn accept(listener: TcpListener, door: Rc<Door>, over: Rc<Notify>) {
+    let mut stop = door.stop.clone();
     loop {
         tokio::select! {
             biased;
@@ -120,6 +145,7 @@ async fn accept(listener: TcpListener, door: Rc<Door>, mut stop: watch::Receiver
                 Err(error) => refuse(&error).await,
             },
             _ = stop.wait_for(|stop| *stop) => break,
+            () = over.notified() => break,
         }
     }
     // Not all of them may have been announced to the event loop yet, and closing the listener
@@ -154,6 +180,31 @@ async fn refuse(error: &io::Error) {
 }
 
 impl Door {
+    /// Listens on these addresses, and on no others any more.
+    fn listen(self: &Rc<Door>, listeners: &[Arc<Listening>]) -> io::Result<()> {
+        let mut accepting = self.accepting.borrow_mut();
+        accepting.retain(|one| !one.task.is_finished());
+        for one in &*accepting {
+            let stays = listeners.iter().any(|it| Arc::ptr_eq(it, &one.listening));
+            if !stays {
+                one.over.notify_one();
+            }
+        }
+        for listening in listeners {
+            let Some(listener) = listening.take(self.worker) else {
+                continue;
+            };
+            let listener = TcpListener::from_std(listener)?;
+            let over = Rc::new(Notify::new());
+            accepting.push(Accepting {
+                listening: Arc::clone(listening),
+                task: spawn_local(accept(listener, Rc::clone(self), Rc::clone(&over))),
+                over,
+            });
+        }
+        Ok(())
+    }
+
     fn admit(self: &Rc<Door>, stream: TcpStream, address: ClientAddr) {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(client = %address, %error, "the client had gone when it was accepted");
@@ -163,18 +214,19 @@ impl Door {
         let conn = Rc::new(Conn::new(
             address,
             socket,
-            Rc::clone(&self.settings),
+            Rc::clone(&self.settings.borrow()),
             &self.alarms,
         ));
         let key = self.clients.conns.borrow_mut().insert(Rc::clone(&conn));
         let door = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let proxy = Rc::clone(&door.proxy);
+        spawn_local(async move {
             let exchanged = Rc::clone(&conn);
-            client::serve(stream, conn, move |request| {
-                Rc::clone(&proxy).exchange(Rc::clone(&exchanged), request)
+            client::serve(stream, conn, |request| {
+                let proxy = Rc::clone(&door.proxy.borrow());
+                proxy.exchange(Rc::clone(&exchanged), request)
             })
             .await;
+            door.proxy.borrow().client_left(&exchanged);
             door.left(key);
         });
     }
@@ -190,7 +242,7 @@ impl Door {
     /// Lets requests in flight finish, for at most `bound`; what is idle is closed.
     async fn drain(&self, bound: Duration) {
         self.clients.draining.set(true);
-        self.proxy.drain();
+        self.proxy.borrow().drain();
         let end = Instant::now() + bound;
         let clients: Vec<_> = self
             .clients

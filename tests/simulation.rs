@@ -102,6 +102,10 @@ impl Connect for Line {
     fn is_out_of_ports(_: &&'static str) -> bool {
         false
     }
+
+    fn out_of_ports(&self) -> &'static str {
+        unreachable!("there are ports enough")
+    }
 }
 
 /// Numbers that look drawn at random, the same in each run.

@@ -67,6 +67,35 @@ pub struct Counts {
 }
 
 impl Counts {
+    fn add(&mut self, others: &Counts) {
+        let Counts {
+            opening,
+            leased,
+            idle,
+            opened,
+            open_failed,
+            reused,
+            lent,
+            borrowed,
+            closed,
+        } = others;
+        for (sum, other) in [
+            (&mut self.opening, opening),
+            (&mut self.leased, leased),
+            (&mut self.idle, idle),
+            (&mut self.opened, opened),
+            (&mut self.open_failed, open_failed),
+            (&mut self.reused, reused),
+            (&mut self.lent, lent),
+            (&mut self.borrowed, borrowed),
+        ] {
+            *sum += other;
+        }
+        for (sum, other) in self.closed.iter_mut().zip(closed) {
+            *sum += other;
+        }
+    }
+
     /// Connections that ended, whatever the reason.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()
@@ -86,8 +115,9 @@ pub struct PoolTally {
     opened: AtomicU64,
     open_failed: AtomicU64,
     reused: AtomicU64,
-    ends: [[AtomicU64; Close::ALL.len()]; CloseReason::ALL.len()],
-    sent_again: [AtomicU64; 2],
+    ends: [[EndTally; Close::ALL.len()]; CloseReason::ALL.len()],
+    handshakes: [AtomicU64; 2],
+    sent_again: [AtomicU64; 3],
     races_lost: AtomicU64,
     lent: AtomicU64,
     borrowed: AtomicU64,
@@ -128,8 +158,13 @@ impl PoolTally {
     }
 
     /// Enters the end of a connection.
-    pub(crate) fn ended(&self, reason: CloseReason, close: Close) {
-        let cell = &self.ends[reason as usize][close as usize];
+    pub(crate) fn ended(&self, reason: CloseReason, close: Close, life: &EndSum) {
+        self.ends[reason as usize][close as usize].add(life);
+    }
+
+    /// Counts a TLS handshake.
+    pub(crate) fn handshake(&self, resumed: bool) {
+        let cell = &self.handshakes[usize::from(resumed)];
         set(cell, cell.load(Ordering::Relaxed) + 1);
     }
 
@@ -157,6 +192,9 @@ impl PoolTally {
             .flatten()
             .zip(self.ends.iter().flatten())
         {
+            cell.add_to(sum);
+        }
+        for (sum, cell) in sum.handshakes.iter_mut().zip(&self.handshakes) {
             *sum += cell.load(Ordering::Relaxed);
         }
         for (sum, cell) in sum.sent_again.iter_mut().zip(&self.sent_again) {
@@ -181,6 +219,62 @@ impl PoolTally {
     }
 }
 
+/// What the connections that ended in one way have been, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndSum {
+    /// How many.
+    pub connections: u64,
+    /// The exchanges begun on them.
+    pub exchanges: u64,
+    /// How long they were open.
+    pub age: Duration,
+    /// How long they had waited when they ended, or before the last exchange if that ended them.
+    /// Where backends closed idle ones, this over `connections` is their idle timeout.
+    pub idle: Duration,
+}
+
+impl EndSum {
+    fn add(&mut self, other: &EndSum) {
+        self.connections += other.connections;
+        self.exchanges += other.exchanges;
+        self.age += other.age;
+        self.idle += other.idle;
+    }
+}
+
+/// An [`EndSum`] with one writer.
+#[derive(Debug, Default)]
+struct EndTally {
+    connections: AtomicU64,
+    exchanges: AtomicU64,
+    age_us: AtomicU64,
+    idle_us: AtomicU64,
+}
+
+impl EndTally {
+    fn add(&self, life: &EndSum) {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        for (cell, more) in [
+            (&self.connections, life.connections),
+            (&self.exchanges, life.exchanges),
+            (&self.age_us, us(life.age)),
+            (&self.idle_us, us(life.idle)),
+        ] {
+            set(cell, cell.load(Ordering::Relaxed).saturating_add(more));
+        }
+    }
+
+    fn add_to(&self, sum: &mut EndSum) {
+        let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        sum.add(&EndSum {
+            connections: read(&self.connections),
+            exchanges: read(&self.exchanges),
+            age: Duration::from_micros(read(&self.age_us)),
+            idle: Duration::from_micros(read(&self.idle_us)),
+        });
+    }
+}
+
 fn set(cell: &AtomicU64, value: u64) {
     cell.store(value, Ordering::Relaxed);
 }
@@ -190,25 +284,67 @@ fn set(cell: &AtomicU64, value: u64) {
 pub struct PoolFigures {
     /// Requests sent to backends.
     pub requests: u64,
-    /// Of these, those sent again: since nothing of them had been written, and since they may be
-    /// done twice.
-    pub sent_again: [u64; 2],
+    /// Of these, those sent again: since nothing of them had been written, since they may be done
+    /// twice, and since the backend said that it had not processed them.
+    pub sent_again: [u64; 3],
     /// Requests that met a connection its backend was closing, and could not be sent again.
     pub races_lost: u64,
     /// The ends of connections, by [`CloseReason`] and [`Close`]: each comes here once, as soon as
     /// it is known who closed.
-    pub ends: [[u64; Close::ALL.len()]; CloseReason::ALL.len()],
+    pub ends: [[EndSum; Close::ALL.len()]; CloseReason::ALL.len()],
+    /// TLS handshakes: in full, and those that resumed an earlier session.
+    pub handshakes: [u64; 2],
     /// What became of the connections.
     pub counts: Counts,
 }
 
 impl PoolFigures {
+    /// Adds others to these.
+    pub fn add(&mut self, others: &PoolFigures) {
+        let PoolFigures {
+            requests,
+            sent_again,
+            races_lost,
+            ends,
+            handshakes,
+            counts,
+        } = others;
+        self.requests += requests;
+        self.races_lost += races_lost;
+        for (sum, other) in self.sent_again.iter_mut().zip(sent_again) {
+            *sum += other;
+        }
+        for (sum, other) in self.ends.iter_mut().flatten().zip(ends.iter().flatten()) {
+            sum.add(other);
+        }
+        for (sum, other) in self.handshakes.iter_mut().zip(handshakes) {
+            *sum += other;
+        }
+        self.counts.add(counts);
+    }
+
     /// Connections that ended in this way, whatever the reason.
     pub fn ended_by(&self, close: Close) -> u64 {
         self.ends
             .iter()
-            .map(|by_close| by_close[close as usize])
+            .map(|by_close| by_close[close as usize].connections)
             .sum()
+    }
+
+    /// What the connections have been that ended for `reason`, whoever closed them.
+    pub fn ended_for(&self, reason: CloseReason) -> EndSum {
+        let mut sum = EndSum::default();
+        for ended in &self.ends[reason as usize] {
+            sum.add(ended);
+        }
+        sum
+    }
+
+    /// How long ports were not held in `TIME_WAIT` because connections were used again: each reuse
+    /// saves a connection, which in short mode holds a port for `time_wait` after its end, on
+    /// whichever side closes first.
+    pub fn port_time_saved(&self, time_wait: Duration) -> Duration {
+        time_wait.saturating_mul(u32::try_from(self.counts.reused).unwrap_or(u32::MAX))
     }
 
     /// Connections that ended for `reason`.

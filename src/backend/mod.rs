@@ -5,8 +5,11 @@
 
 mod closing;
 mod conn;
+mod exit;
+mod h1;
+mod h2;
 mod settings;
 
 pub use closing::{Closing, ShortMode};
-pub use conn::{AfterResponse, Conn, Connector, Lent};
-pub use settings::{Forwarded, ServerSettings, Settings};
+pub use conn::{AfterResponse, Conn, Connector, SendError};
+pub use settings::{Forwarded, Protocol, ServerSettings, Settings};

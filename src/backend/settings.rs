@@ -1,10 +1,14 @@
 //! What is asked for on the backend side.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Closing;
 use crate::keepalive::KeepAlive;
+use crate::lookup;
+use crate::net::SocketOptions;
+use crate::net::{Offer, ProxyProtocol, TlsSettings};
 use crate::pool;
 
 /// An upstream: a named set of backends, and how they are spoken to.
@@ -20,7 +24,32 @@ pub struct Settings {
     /// `keep_alive.enabled` off it is the short mode, one connection a request.
     pub pool: pool::Settings,
 
-    /// The longest opening a connection may take, until the TCP handshake is over.
+    /// What is spoken on their connections.
+    ///
+    /// Default: HTTP/1.1. Source: nginx, `proxy_http_version`; Apache httpd 2.4, `h2:` and `h2c:`
+    /// of `mod_proxy_http2`.
+    pub protocol: Protocol,
+
+    /// The most exchanges at once on one HTTP/2 connection; fewer where the backend takes fewer
+    /// (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    ///
+    /// Default: 100. Source: Envoy, `max_concurrent_streams`.
+    pub max_streams: NonZeroU32,
+
+    /// Whether TLS is spoken to them, and how.
+    ///
+    /// Default: no.
+    pub tls: Option<TlsSettings>,
+
+    /// Whether a connection begins with a PROXY header that names the client it was opened for. It
+    /// then carries requests of that client's connection only.
+    ///
+    /// Default: no. Source: `HAProxy`, `send-proxy` and `send-proxy-v2`; nginx (stream),
+    /// `proxy_protocol`.
+    pub proxy_protocol: Option<ProxyProtocol>,
+
+    /// The longest opening a connection may take, until HTTP can begin: TCP, the PROXY header, TLS,
+    /// and HTTP/2's first settings.
     ///
     /// Default: 5 s. Source: Apache httpd 2.4, `mod_proxy`'s `connectiontimeout`.
     pub connect_timeout: Duration,
@@ -56,14 +85,22 @@ pub struct Settings {
     /// How backends are told about the client.
     pub forwarded: Forwarded,
 
-    /// This machine's addresses to connect from, in turn; those of the backend's family count.
-    /// Empty: the kernel chooses. Each has its own ports towards a backend.
+    /// This machine's addresses to connect from; those of the backend's family count. Of several the
+    /// one with the most ports left towards the backend is taken: each has its own. Empty: the kernel
+    /// chooses.
     ///
+    /// Default: none.
     /// Source: Apache httpd 2.4, `ProxySourceAddress`; nginx, `proxy_bind`.
     pub source_addresses: Vec<IpAddr>,
 
+    /// What is set on their sockets.
+    pub sockets: SocketOptions,
+
     /// How their connections are closed, hence who holds the `TIME_WAIT`.
     pub closing: Closing,
+
+    /// Whether and how often the names among the servers are looked up again.
+    pub resolve: lookup::Settings,
 }
 
 impl Settings {
@@ -73,6 +110,10 @@ impl Settings {
             name: name.into(),
             servers,
             pool: pool::Settings::new(KeepAlive::BACKEND),
+            protocol: Protocol::default(),
+            max_streams: NonZeroU32::new(100).expect("it is not zero"),
+            tls: None,
+            proxy_protocol: None,
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_mins(1),
             retry_body: 64 << 10,
@@ -80,7 +121,46 @@ impl Settings {
             preserve_host: true,
             forwarded: Forwarded::default(),
             source_addresses: Vec::new(),
+            sockets: SocketOptions::default(),
             closing: Closing::default(),
+            resolve: lookup::Settings::default(),
+        }
+    }
+
+    /// Whether connections that were made under `other` can be used under these settings: what
+    /// differs, if anything, is asked of requests or of the set of servers alone.
+    pub fn can_use_connections_of(&self, other: &Settings) -> bool {
+        let alike = Settings {
+            servers: self.servers.clone(),
+            timeout: self.timeout,
+            preserve_host: self.preserve_host,
+            forwarded: self.forwarded,
+            resolve: self.resolve.clone(),
+            ..other.clone()
+        };
+        *self == alike
+    }
+}
+
+/// What is spoken on the connections to backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1: one exchange at a time on a connection. The default.
+    #[default]
+    Http1,
+    /// HTTP/2: many at a time. With TLS it has to be chosen by the backend (ALPN); without, it is
+    /// spoken at once ("prior knowledge").
+    Http2,
+    /// Whichever the backend chooses within TLS, HTTP/2 preferred.
+    Either,
+}
+
+impl Protocol {
+    /// What is offered within TLS.
+    pub fn offer(self) -> Offer {
+        Offer {
+            http2: self != Protocol::Http1,
+            http1: self != Protocol::Http2,
         }
     }
 }
@@ -88,8 +168,9 @@ impl Settings {
 /// One backend of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
-    /// `host:port`, as written: an IPv4 address, an IPv6 address in brackets, or a name. A name is
-    /// looked up once, at the start, and stands for all addresses it has then.
+    /// `host:port`, as written: an IPv4 address, an IPv6 address in brackets, or a name, which stands
+    /// for all addresses it has at the time. Or `srv+` and the name of a service, whose SRV records
+    /// have the names, the ports and the weights. Or `unix:` and the path of a Unix socket.
     pub address: String,
 
     /// Its share of the requests, beside the others' weights. 0 takes it out of the rotation.
@@ -106,6 +187,32 @@ impl ServerSettings {
             weight: 1,
         }
     }
+
+    /// The path of its Unix socket, if it is at one.
+    pub fn unix(&self) -> Option<&str> {
+        self.address.strip_prefix("unix:")
+    }
+
+    /// Its host as written, without port and brackets: of a service, the name without what says
+    /// which service.
+    pub fn host(&self) -> &str {
+        if self.unix().is_some() {
+            return "localhost";
+        }
+        if let Some(mut name) = self.address.strip_prefix(lookup::SERVICE) {
+            while name.starts_with('_')
+                && let Some((_, rest)) = name.split_once('.')
+            {
+                name = rest;
+            }
+            return name;
+        }
+        let host = self
+            .address
+            .rsplit_once(':')
+            .map_or(&*self.address, |(host, _)| host);
+        host.trim_matches(['[', ']'])
+    }
 }
 
 /// Which headers tell a backend who the client is.
@@ -120,4 +227,36 @@ pub enum Forwarded {
     Both,
     /// None; what the client sent of them is passed on as it is.
     Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_asked_of_requests_leaves_the_connections_as_they_are() {
+        let old = Settings::new("app", vec![ServerSettings::new("a:80")]);
+        let keeps = |change: fn(&mut Settings)| {
+            let mut new = old.clone();
+            change(&mut new);
+            assert_ne!(new, old);
+            new.can_use_connections_of(&old)
+        };
+        assert!(old.can_use_connections_of(&old));
+        assert!(keeps(|new| new.timeout *= 2));
+        assert!(keeps(|new| new.preserve_host = false));
+        assert!(keeps(|new| new.forwarded = Forwarded::Off));
+        assert!(keeps(|new| new.resolve.again = false));
+        assert!(keeps(|new| new.servers[0].weight = 7));
+        assert!(keeps(|new| new.servers.push(ServerSettings::new("b:80"))));
+        assert!(!keeps(|new| new.connect_timeout *= 2));
+        assert!(!keeps(|new| new.pool.min_idle = 1));
+        assert!(!keeps(|new| new.pool.keep_alive.enabled = false));
+        assert!(!keeps(|new| new
+            .source_addresses
+            .push([127, 0, 0, 2].into())));
+        assert!(!keeps(
+            |new| new.closing.short = super::super::ShortMode::Rst
+        ));
+    }
 }

@@ -1,7 +1,7 @@
 //! `warmline check`: read the file, say what is in it, start nothing.
 //!
 //! No address is bound and no name looked up: the answer is the same on every machine that has
-//! the same file and environment.
+//! the same file, the certificates that it names, and the same environment.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
@@ -22,6 +22,13 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
         }
     };
     print_report(&loaded.warnings);
+    let faults = server::check_files(&loaded.settings);
+    if !faults.is_empty() {
+        for fault in faults {
+            say(io::stderr(), &format!("error: {fault}\n"));
+        }
+        return ExitCode::FAILURE;
+    }
     if !args.quiet {
         say(
             io::stderr(),

@@ -181,6 +181,7 @@ impl Arm {
         let proxy = Server::start(&Settings {
             workers: 1,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
+            resolver: Vec::new(),
             client: client::Settings::default(),
             listeners: vec![ListenerSettings {
                 address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),

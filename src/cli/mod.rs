@@ -73,7 +73,7 @@ pub struct RunArgs {
     pub listen: Vec<SocketAddr>,
 
     /// Run without a file, with one upstream of these servers; may be repeated
-    #[arg(long, value_name = "HOST:PORT", value_parser = address::server, conflicts_with = "config")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = plain_server, conflicts_with = "config")]
     pub upstream: Vec<String>,
 
     /// Worker threads; 0 is one per core
@@ -171,6 +171,11 @@ fn workers(text: &str) -> Result<usize, String> {
 fn levels() -> impl TypedValueParser<Value = LevelFilter> {
     PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
         .map(|word| word.parse::<LevelFilter>().expect("each word is a level"))
+}
+
+/// A backend that is spoken to without TLS.
+fn plain_server(text: &str) -> Result<String, address::Wrong> {
+    address::server(text, false)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::level_filters::LevelFilter;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::check::print_report;
 use super::{DEFAULT_CONFIG, RunArgs, stop};
@@ -45,7 +45,32 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    stop::serve_until_told(server, |server| announce(server, &settings))
+    stop::serve_until_told(
+        server,
+        |server| announce(server, &settings),
+        || read_again(args),
+    )
+}
+
+/// What SIGHUP asks for. `None`, with the reasons in the log, if there is nothing to go on with but
+/// what there is.
+fn read_again(args: &RunArgs) -> Option<server::Settings> {
+    if !args.upstream.is_empty() {
+        warn!("SIGHUP: nothing to read again, the proxy was started with --upstream");
+        return None;
+    }
+    match settings(args) {
+        Ok(loaded) => {
+            print_report(&loaded.warnings);
+            Some(loaded.settings)
+        }
+        Err(report) => {
+            print_report(&report);
+            let faults = report.faults();
+            error!(faults, "SIGHUP: not reloaded, everything goes on as it was");
+            None
+        }
+    }
 }
 
 /// Logs to standard error, in colour if a person is looking.
@@ -116,6 +141,7 @@ fn without_file(servers: &[String]) -> server::Settings {
     server::Settings {
         workers: 0,
         shutdown_timeout: SHUTDOWN_TIMEOUT,
+        resolver: Vec::new(),
         client: client::Settings::default(),
         listeners: vec![ListenerSettings { address: LISTEN }],
         routes: vec![RouteSettings {

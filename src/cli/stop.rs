@@ -1,4 +1,4 @@
-//! Signals: the first one ends the proxy gracefully, the second at once.
+//! Signals: SIGHUP reloads; the first of the others ends the proxy gracefully, the second at once.
 
 use std::io;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use crate::server::Server;
+use crate::server::{Control, ReloadError, Server, Settings};
 
 /// The signals that end the proxy. QUIT is nginx's graceful stop; TERM and INT are graceful here
 /// too, since that is what service managers and containers send.
@@ -38,24 +38,35 @@ impl Stop {
 }
 
 /// Waits for a signal, then for the requests in flight. Exit code 0 for a graceful end, 1 for one
-/// that was cut short by a second signal, or when all workers ended by themselves.
+/// that was cut short by a second signal, or when all workers ended by themselves. `read` is what a
+/// SIGHUP asks for: the settings to go on with, or `None` if there is nothing to go on with but what
+/// there is, which it has said then.
 ///
 /// Calls `announce` once signals are listened for: whoever is told that the proxy runs may end it.
-pub(super) fn serve_until_told(server: Server, announce: impl FnOnce(&Server)) -> ExitCode {
+pub(super) fn serve_until_told(
+    server: Server,
+    announce: impl FnOnce(&Server),
+    read: impl Fn() -> Option<Settings>,
+) -> ExitCode {
     let waited = Builder::new_current_thread()
         .enable_all()
         .build()
-        .and_then(|runtime| runtime.block_on(wait(server, announce)));
+        .and_then(|runtime| runtime.block_on(wait(server, announce, read)));
     waited.unwrap_or_else(|error| {
         error!(%error, "cannot listen for signals");
         ExitCode::FAILURE
     })
 }
 
-async fn wait(server: Server, announce: impl FnOnce(&Server)) -> io::Result<ExitCode> {
+async fn wait(
+    server: Server,
+    announce: impl FnOnce(&Server),
+    read: impl Fn() -> Option<Settings>,
+) -> io::Result<ExitCode> {
     let mut stop = Stop::listen()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     announce(&server);
-    let stopper = server.stopper();
+    let control = server.control();
     let (ended, mut all_ended) = oneshot::channel();
     thread::Builder::new()
         .name("join".to_owned())
@@ -64,14 +75,28 @@ async fn wait(server: Server, announce: impl FnOnce(&Server)) -> io::Result<Exit
             // Nobody listens any more after a second signal.
             let _ = ended.send(());
         })?;
+    let reloading = async {
+        // One after the other: those that come meanwhile are one more.
+        while hangup.recv().await.is_some() {
+            if let Some(settings) = read() {
+                reload(&control, &settings).await;
+            }
+        }
+    };
     tokio::select! {
         name = stop.told() => info!("{name}: finishing the requests in flight; once more ends at once"),
         _ = &mut all_ended => {
             error!("all workers have ended");
             return Ok(ExitCode::FAILURE);
         }
+        () = reloading => unreachable!("signals do not come to an end"),
     }
-    stopper.stop();
+    control.stop();
+    let reload_no_more = async {
+        while hangup.recv().await.is_some() {
+            info!("SIGHUP: not reloading, the proxy is stopping");
+        }
+    };
     Ok(tokio::select! {
         name = stop.told() => {
             warn!("{name} again: ending at once");
@@ -81,5 +106,28 @@ async fn wait(server: Server, announce: impl FnOnce(&Server)) -> io::Result<Exit
             info!("stopped");
             ExitCode::SUCCESS
         }
+        () = reload_no_more => unreachable!("signals do not come to an end"),
     })
+}
+
+/// Puts settings into effect, and says in the log what that changed.
+async fn reload(control: &Control, settings: &Settings) {
+    match control.reload(settings).await {
+        Ok(changes) => {
+            info!("reloaded; changed: {changes}");
+            for setting in changes.restart {
+                warn!("{setting} cannot change while the proxy runs: that needs a restart");
+            }
+        }
+        Err(ReloadError::Faults(faults)) => {
+            for fault in &faults {
+                error!("{fault}");
+            }
+            error!(
+                faults = faults.len(),
+                "not reloaded: everything goes on as it was"
+            );
+        }
+        Err(ReloadError::Stopping) => info!("not reloaded: the proxy is stopping"),
+    }
 }

@@ -2,6 +2,7 @@
 //! until when.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub struct Conn {
     socket: Rc<Socket>,
     /// The client's IP address as a header value, made once.
     ip: HeaderValue,
+    /// Both ends, once somebody asked.
+    ends: Cell<Option<(SocketAddr, SocketAddr)>>,
     settings: Rc<Settings>,
     alarm: Alarm,
     phase: Cell<Phase>,
@@ -119,6 +122,7 @@ impl Conn {
             socket,
             ip: HeaderValue::from_maybe_shared(Bytes::from(ip))
                 .expect("an IP address is visible ASCII"),
+            ends: Cell::new(None),
             settings,
             alarm: alarms.alarm(),
             phase: Cell::new(Phase::Idle),
@@ -146,6 +150,20 @@ impl Conn {
     /// Where the client connected from.
     pub fn address(&self) -> ClientAddr {
         self.address
+    }
+
+    /// The two ends of the connection, the client's and ours.
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        if self.ends.get().is_none() {
+            let ours = self.socket.local_addr();
+            self.ends.set(ours.map(|ours| (self.address.0, ours)));
+        }
+        self.ends.get()
+    }
+
+    /// The same, if anybody has asked for them.
+    pub fn known_ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.ends.get()
     }
 
     /// The socket the client is on.

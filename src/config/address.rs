@@ -2,10 +2,19 @@
 //!
 //! Nothing is looked up here: a name is checked for its spelling only.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::lookup::SERVICE;
+
+use crate::net::{LONGEST_DEVICE, PortRange};
 
 /// The port of a backend that names none: HTTP's own.
 const HTTP_PORT: u16 = 80;
+
+/// The same with TLS.
+const HTTPS_PORT: u16 = 443;
+/// The port of a name server that names none.
+const DNS_PORT: u16 = 53;
 
 /// The longest name DNS can carry: RFC 1035 §2.3.4, less its length bytes.
 const LONGEST_NAME: usize = 253;
@@ -47,10 +56,13 @@ pub enum Wrong {
     #[error("`{0}` is not a host name")]
     HostName(String),
     /// TLS was asked for.
-    #[error("TLS to backends is not supported yet")]
+    #[error("`https://` needs `tls = true` in its upstream")]
     Https,
+    /// A Unix socket without a path that is absolute.
+    #[error("a Unix socket is written with its whole path, such as `unix:/run/app.sock`")]
+    UnixPath,
     /// A scheme other than `http`.
-    #[error("`{0}://` is not spoken; only `http://` is")]
+    #[error("`{0}://` is not spoken; only `http://` and, with `tls = true`, `https://` are")]
     Scheme(String),
     /// Something after the port.
     #[error("a backend is an address without a path")]
@@ -67,6 +79,24 @@ pub enum Wrong {
     /// A port behind a route's host.
     #[error("a host without a port; routes do not look at it")]
     HostPort,
+    /// A port behind the name of a service.
+    #[error("a service without a port; its records have the ports")]
+    ServicePort,
+    /// An address where the name of a service is needed.
+    #[error("`{0}` is an address; a service has a name")]
+    ServiceAddress(String),
+    /// Not two ports with a dash between them.
+    #[error("not two ports with a `-` between them")]
+    NotARange,
+    /// A range that ends before it begins.
+    #[error("{0} is less than {1}: the lower port comes first")]
+    Backwards(u16, u16),
+    /// Port 0 in a range.
+    #[error("port 0 cannot be connected from")]
+    FromPortZero,
+    /// What cannot be the name of a device.
+    #[error("not the name of a device: 1 to {LONGEST_DEVICE} characters, no spaces, no `/`")]
+    Device,
     /// A path that does not start at the root.
     #[error("a path starts with `/`")]
     Relative,
@@ -105,15 +135,91 @@ pub fn listen(text: &str) -> Result<SocketAddr, Wrong> {
     }
 }
 
+/// Reads the address of a name server: `10.0.0.2`, `10.0.0.2:5353`, `[::1]:5353`. Without a port it
+/// is port 53.
+///
+/// # Errors
+/// When it is a name, or no address.
+pub fn name_server(text: &str) -> Result<SocketAddr, Wrong> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok((address, DNS_PORT).into());
+    }
+    if text.is_empty() {
+        return Err(Wrong::Empty);
+    }
+    let (host, after) = split_port(text)?;
+    if host.is_empty() {
+        return Err(Wrong::NoHost);
+    }
+    named_host(host)?;
+    let port = after.map_or(Ok(DNS_PORT), port)?;
+    if port == 0 {
+        return Err(Wrong::PortZero);
+    }
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => Ok((address, port).into()),
+        Err(_) => Err(Wrong::Name(host.to_owned())),
+    }
+}
+
+/// Reads a range of ports to connect from: `40000-49999`.
+///
+/// # Errors
+/// When it is not two ports, has a port 0, or ends before it begins.
+pub fn ports(text: &str) -> Result<PortRange, Wrong> {
+    if text.is_empty() {
+        return Err(Wrong::Empty);
+    }
+    let (low, high) = text.split_once('-').ok_or(Wrong::NotARange)?;
+    let [low, high] = [low.trim(), high.trim()];
+    if low.is_empty() || high.is_empty() {
+        return Err(Wrong::NotARange);
+    }
+    let (low, high) = (port(low)?, port(high)?);
+    if low == 0 {
+        return Err(Wrong::FromPortZero);
+    }
+    if high < low {
+        return Err(Wrong::Backwards(high, low));
+    }
+    Ok(PortRange { low, high })
+}
+
+/// Reads the name of a network device. Whether there is one is seen at the start.
+///
+/// # Errors
+/// When the kernel would not have it. Source: Linux, `dev_valid_name`.
+pub fn device(text: &str) -> Result<String, Wrong> {
+    let bad = |c: char| c.is_whitespace() || matches!(c, '/' | ':' | '\0');
+    if text.is_empty() {
+        return Err(Wrong::Empty);
+    }
+    if text.len() > LONGEST_DEVICE || matches!(text, "." | "..") || text.contains(bad) {
+        return Err(Wrong::Device);
+    }
+    Ok(text.to_owned())
+}
+
 /// Reads a backend's address and gives it as `host:port`: `127.0.0.1:9000`, `[::1]:9000`,
-/// `app.internal:9000`. Without a port it is port 80; `http://` in front is dropped.
+/// `app.internal:9000`. Without a port it is port 80; `http://` in front is dropped. A service,
+/// `srv+_http._tcp.app.internal`, has its ports with its records.
 ///
 /// # Errors
 /// When it has a path, a scheme that is not spoken, or a host or port that cannot be.
-pub fn server(text: &str) -> Result<String, Wrong> {
+pub fn server(text: &str, tls: bool) -> Result<String, Wrong> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        if !path.starts_with('/') || path.ends_with('/') {
+            return Err(Wrong::UnixPath);
+        }
+        return Ok(text.to_owned());
+    }
+    if let Some(name) = text.strip_prefix(SERVICE) {
+        return service(name).map(|()| text.to_owned());
+    }
     let address = match text.split_once("://") {
         None => text,
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") && !tls => rest,
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") && tls => rest,
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(Wrong::Https),
         Some((scheme, _)) => return Err(Wrong::Scheme(scheme.to_owned())),
     };
@@ -137,8 +243,26 @@ pub fn server(text: &str) -> Result<String, Wrong> {
     match after.map(port).transpose()? {
         Some(0) => Err(Wrong::PortZero),
         Some(port) => Ok(format!("{host}:{port}")),
+        None if tls => Ok(format!("{host}:{HTTPS_PORT}")),
         None => Ok(format!("{host}:{HTTP_PORT}")),
     }
+}
+
+/// The name of a service; it has its records' ports.
+fn service(name: &str) -> Result<(), Wrong> {
+    if name.is_empty() {
+        return Err(Wrong::Empty);
+    }
+    if name.contains('/') {
+        return Err(Wrong::Path);
+    }
+    if split_port(name)?.1.is_some() {
+        return Err(Wrong::ServicePort);
+    }
+    if name.parse::<IpAddr>().is_ok() {
+        return Err(Wrong::ServiceAddress(name.to_owned()));
+    }
+    host_name(name)
 }
 
 /// Reads the host of a route, in lower case: `shop.example`, or `*.example` for the names below.
@@ -310,8 +434,9 @@ mod tests {
             ("[::1]", "[::1]:80"),
             ("http://app:9000", "app:9000"),
             ("HTTP://app", "app:80"),
+            ("srv+_http._tcp.app", "srv+_http._tcp.app"),
         ] {
-            assert_eq!(server(text), Ok(address.into()), "{text}");
+            assert_eq!(server(text, false), Ok(address.into()), "{text}");
         }
     }
 
@@ -327,7 +452,7 @@ mod tests {
             ("app:99999", Wrong::Port("99999".into())),
             ("::1:9000", Wrong::Unbracketed),
             ("https://app", Wrong::Https),
-            ("unix:///run/app.sock", Wrong::Scheme("unix".into())),
+            ("unix:run/app.sock", Wrong::UnixPath),
             ("http://app:9000/", Wrong::Path),
             ("app/path", Wrong::Path),
             ("me:secret@app", Wrong::User),
@@ -335,8 +460,33 @@ mod tests {
             ("büro:80", Wrong::HostName("büro".into())),
             ("a..b", Wrong::HostName("a..b".into())),
             ("[x]:80", Wrong::Ipv6("[x]".into())),
+            ("srv+", Wrong::Empty),
+            ("srv+app:80", Wrong::ServicePort),
+            ("srv+10.0.0.1", Wrong::ServiceAddress("10.0.0.1".into())),
+            ("srv+[::1]", Wrong::HostName("[::1]".into())),
+            ("srv+app/x", Wrong::Path),
         ] {
-            assert_eq!(server(text), Err(wrong), "{text}");
+            assert_eq!(server(text, false), Err(wrong), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_is_an_address_and_its_port_is_53() {
+        for (text, address) in [
+            ("10.0.0.2", Ok("10.0.0.2:53")),
+            ("10.0.0.2:5353", Ok("10.0.0.2:5353")),
+            ("::1", Ok("[::1]:53")),
+            ("[::1]", Ok("[::1]:53")),
+            ("[::1]:5353", Ok("[::1]:5353")),
+            ("", Err(Wrong::Empty)),
+            (":53", Err(Wrong::NoHost)),
+            ("10.0.0.2:0", Err(Wrong::PortZero)),
+            ("10.0.0.2:x", Err(Wrong::Port("x".into()))),
+            ("dns.example", Err(Wrong::Name("dns.example".into()))),
+            ("dns:53", Err(Wrong::Name("dns".into()))),
+        ] {
+            let address = address.map(|address| address.parse().unwrap());
+            assert_eq!(name_server(text), address, "{text}");
         }
     }
 
@@ -384,7 +534,7 @@ mod tests {
         fn any_text_has_an_answer(text in ".{0,40}", near in "[0-9a-z.:/\\[\\]*@]{0,12}") {
             for text in [text, near] {
                 let _ = listen(&text);
-                let _ = server(&text);
+                let _ = server(&text, false);
                 let _ = route_host(&text);
                 let _ = route_path(&text);
             }
@@ -393,8 +543,8 @@ mod tests {
         /// What was read as a backend is read the same again.
         #[test]
         fn a_read_backend_is_a_backend(text in "(http://)?[a-z0-9.]{1,9}(:[0-9]{1,5})?") {
-            if let Ok(address) = server(&text) {
-                prop_assert_eq!(server(&address), Ok(address.clone()));
+            if let Ok(address) = server(&text, false) {
+                prop_assert_eq!(server(&address, false), Ok(address.clone()));
             }
         }
     }

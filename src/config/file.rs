@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{self, TABLES};
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, nearest, quoted};
-use super::values::{keep_alive, number, set, time};
+use super::values::{keep_alive, list, number, set, time};
 use super::{SHUTDOWN_TIMEOUT, address, routes, upstreams};
 use crate::client;
 use crate::keepalive::KeepAlive;
@@ -25,7 +25,7 @@ pub(super) struct Placed<T> {
 /// Reads the whole file. What could not be read is at its default, and noted.
 pub(super) fn settings(root: &DeTable<'_>, reader: &mut Reader<'_>) -> server::Settings {
     unknown_tables(root, reader);
-    let (workers, shutdown_timeout) = server_section(root, reader);
+    let (workers, shutdown_timeout, resolver) = server_section(root, reader);
     let client = client_section(root, reader);
     let listeners = listeners(root, reader);
     let upstreams = upstreams::upstreams(root, reader);
@@ -33,6 +33,7 @@ pub(super) fn settings(root: &DeTable<'_>, reader: &mut Reader<'_>) -> server::S
     server::Settings {
         workers,
         shutdown_timeout,
+        resolver,
         client,
         listeners,
         routes,
@@ -84,7 +85,10 @@ fn unknown_tables(root: &DeTable<'_>, reader: &mut Reader<'_>) {
     }
 }
 
-fn server_section(root: &DeTable<'_>, reader: &mut Reader<'_>) -> (usize, Duration) {
+fn server_section(
+    root: &DeTable<'_>,
+    reader: &mut Reader<'_>,
+) -> (usize, Duration, Vec<SocketAddr>) {
     let section = single(root, &keys::SERVER, reader);
     let workers = section
         .as_ref()
@@ -92,7 +96,14 @@ fn server_section(root: &DeTable<'_>, reader: &mut Reader<'_>) -> (usize, Durati
     let shutdown = section
         .as_ref()
         .and_then(|section| time(reader, section, "shutdown_timeout"));
-    (workers.unwrap_or(0), shutdown.unwrap_or(SHUTDOWN_TIMEOUT))
+    let resolver = section
+        .as_ref()
+        .map(|section| list(reader, section, "resolver", address::name_server));
+    (
+        workers.unwrap_or(0),
+        shutdown.unwrap_or(SHUTDOWN_TIMEOUT),
+        resolver.unwrap_or_default(),
+    )
 }
 
 fn client_section(root: &DeTable<'_>, reader: &mut Reader<'_>) -> client::Settings {

@@ -4,208 +4,12 @@
 //! The one list that the reader of the file, its messages and `docs/settings.md` go by. The
 //! values themselves live in the settings types of each part; a test holds the two together.
 
+pub use super::front::{CLIENT, LISTENERS, ROUTES, SERVER};
 pub use super::setting::{Default, Setting, Table, Takes};
+use super::{closing, sockets, transport};
 
 /// All tables, in the order they are explained.
 pub const TABLES: [&Table; 6] = [&SERVER, &CLIENT, &LISTENERS, &ROUTES, &UPSTREAMS, &SERVERS];
-
-/// `[server]`.
-pub const SERVER: Table = Table {
-    header: "[server]",
-    key: "server",
-    about: "The proxy as a whole.",
-    settings: &[
-        Setting {
-            name: "workers",
-            alias: None,
-            takes: Takes::Whole {
-                least: 0,
-                most: 1024,
-                unit: "threads",
-                zero: Some("one per core"),
-            },
-            default: Default::Is("0"),
-            meaning: "Worker threads, each with its own listeners, pools and event loop.",
-            apache: "`ServerLimit`, `ThreadsPerChild`",
-            nginx: "`worker_processes` (1)",
-        },
-        Setting {
-            name: "shutdown_timeout",
-            alias: None,
-            takes: Takes::Time {
-                zero: Some("waits for none"),
-            },
-            default: Default::Is("\"30s\""),
-            meaning: "How long requests in flight may take to finish once the proxy was told to stop.",
-            apache: "`GracefulShutdownTimeout` (0, unlimited)",
-            nginx: "`worker_shutdown_timeout` (unlimited)",
-        },
-    ],
-};
-
-/// `[client]`.
-pub const CLIENT: Table = Table {
-    header: "[client]",
-    key: "client",
-    about: "Towards clients.",
-    settings: &[
-        Setting {
-            name: "keep_alive",
-            alias: Some("KeepAlive"),
-            takes: Takes::Switch,
-            default: Default::Is("true"),
-            meaning: "Whether a client's connection is kept for further requests. Off is one \
-                      request a connection.",
-            apache: "`KeepAlive` (On)",
-            nginx: "`keepalive_timeout 0` turns it off",
-        },
-        Setting {
-            name: "max_keep_alive_requests",
-            alias: Some("MaxKeepAliveRequests"),
-            takes: Takes::Whole {
-                least: 0,
-                most: u32::MAX as u64,
-                unit: "requests",
-                zero: Some("unlimited"),
-            },
-            default: Default::Is("100"),
-            meaning: "How many responses may promise to keep the connection. The one after them \
-                      still arrives and ends it, as in Apache.",
-            apache: "`MaxKeepAliveRequests` (100)",
-            nginx: "`keepalive_requests` (1000)",
-        },
-        Setting {
-            name: "keep_alive_timeout",
-            alias: Some("KeepAliveTimeout"),
-            takes: Takes::Time {
-                zero: Some("keeps none"),
-            },
-            default: Default::Is("\"5s\""),
-            meaning: "The longest a kept connection may wait for its next request.",
-            apache: "`KeepAliveTimeout` (5)",
-            nginx: "`keepalive_timeout` (75s)",
-        },
-        Setting {
-            name: "timeout",
-            alias: Some("Timeout"),
-            takes: Takes::Time { zero: None },
-            default: Default::Is("\"60s\""),
-            meaning: "The longest one read from or write to a client may make no progress.",
-            apache: "`Timeout` (60)",
-            nginx: "`client_header_timeout`, `client_body_timeout`, `send_timeout` (60s)",
-        },
-        Setting {
-            name: "limit_request_line",
-            alias: Some("LimitRequestLine"),
-            takes: Takes::Bytes {
-                least: 1,
-                most: 1 << 20,
-                zero: None,
-            },
-            default: Default::Is("8190"),
-            meaning: "The longest request target; longer is answered 414.",
-            apache: "`LimitRequestLine` (8190)",
-            nginx: "`large_client_header_buffers` (4 of 8k)",
-        },
-        Setting {
-            name: "limit_request_fields",
-            alias: Some("LimitRequestFields"),
-            takes: Takes::Whole {
-                least: 1,
-                most: 32_767,
-                unit: "lines",
-                zero: None,
-            },
-            default: Default::Is("100"),
-            meaning: "The most header lines of a request; more are answered 431.",
-            apache: "`LimitRequestFields` (100)",
-            nginx: "none",
-        },
-        Setting {
-            name: "limit_request_field_size",
-            alias: Some("LimitRequestFieldSize"),
-            takes: Takes::Bytes {
-                least: 1,
-                most: 1 << 20,
-                zero: None,
-            },
-            default: Default::Is("8190"),
-            meaning: "The longest header line of a request; longer is answered 431.",
-            apache: "`LimitRequestFieldSize` (8190)",
-            nginx: "`large_client_header_buffers` (4 of 8k)",
-        },
-        Setting {
-            name: "limit_request_body",
-            alias: Some("LimitRequestBody"),
-            takes: Takes::Bytes {
-                least: 0,
-                most: u64::MAX,
-                zero: Some("unlimited"),
-            },
-            default: Default::Is("0"),
-            meaning: "The longest request body; longer is answered 413.",
-            apache: "`LimitRequestBody` (1 GiB; none for proxied requests)",
-            nginx: "`client_max_body_size` (1m)",
-        },
-    ],
-};
-
-/// `[[listeners]]`.
-pub const LISTENERS: Table = Table {
-    header: "[[listeners]]",
-    key: "listeners",
-    about: "An address to listen on. At least one; each has a table of its own.",
-    settings: &[Setting {
-        name: "address",
-        alias: Some("Listen"),
-        takes: Takes::Listen,
-        default: Default::Required,
-        meaning: "Address and port. `:8080`, `*:8080` and `8080` listen on every IPv4 address; \
-                  port 0 lets the kernel choose.",
-        apache: "`Listen`",
-        nginx: "`listen`",
-    }],
-};
-
-/// `[[routes]]`.
-pub const ROUTES: Table = Table {
-    header: "[[routes]]",
-    key: "routes",
-    about: "Which requests go to which upstream. The most specific route wins: first by host, \
-            then by the longest path. Their order in the file does not matter. Where there is \
-            exactly one upstream, routes may be left out altogether: everything goes to it.",
-    settings: &[
-        Setting {
-            name: "host",
-            alias: None,
-            takes: Takes::Host,
-            default: Default::None("any host"),
-            meaning: "The host the request names, without a port; `*.example` is every name \
-                      below `example`.",
-            apache: "`ServerName`, `ServerAlias`",
-            nginx: "`server_name`",
-        },
-        Setting {
-            name: "path",
-            alias: None,
-            takes: Takes::Path,
-            default: Default::Is("\"/\""),
-            meaning: "The prefix of the path, in whole segments: `/api` is for `/api` and \
-                      `/api/x`, not for `/apiary`.",
-            apache: "`ProxyPass`, first argument",
-            nginx: "`location`",
-        },
-        Setting {
-            name: "upstream",
-            alias: None,
-            takes: Takes::Upstream,
-            default: Default::Required,
-            meaning: "The upstream that answers.",
-            apache: "`ProxyPass`, second argument",
-            nginx: "`proxy_pass`",
-        },
-    ],
-};
 
 /// `[upstreams.NAME]`.
 pub const UPSTREAMS: Table = Table {
@@ -449,55 +253,60 @@ pub const UPSTREAMS: Table = Table {
             nginx: "none",
         },
         // Closing a connection.
-        Setting {
-            name: "short_mode",
-            alias: None,
-            takes: Takes::Word(&["close-by-header", "proxy-closes", "rst"]),
-            default: Default::Is("\"close-by-header\""),
-            meaning: "What `keep_alive = false` is: the backend closes first as the request tells it, the proxy closes after the last byte, or resets.",
-            apache: "none",
-            nginx: "HTTP/1.0 with `Connection: close`; without, as `proxy-closes`",
-        },
-        Setting {
-            name: "close_idle",
-            alias: None,
-            takes: Takes::Word(&["fin", "rst", "fin+rst"]),
-            default: Default::Is("\"fin+rst\""),
-            meaning: "How idle connections are closed: a FIN, a reset, or a FIN and a reset once it is acknowledged, which leaves no TIME_WAIT.",
-            apache: "none",
-            nginx: "as `fin`",
-        },
-        Setting {
-            name: "close_last",
-            alias: None,
-            takes: Takes::Word(&["fin", "rst", "fin+rst", "peer", "peer+rst"]),
-            default: Default::Is("\"peer\""),
-            meaning: "How connections are closed after their last exchange: `peer` waits for the backend's FIN, which leaves it the TIME_WAIT; `peer+rst` leaves none.",
-            apache: "none",
-            nginx: "as `fin`",
-        },
-        Setting {
-            name: "close_error",
-            alias: None,
-            takes: Takes::Word(&["fin", "rst", "fin+rst"]),
-            default: Default::Is("\"rst\""),
-            meaning: "How connections are closed in the middle of an exchange.",
-            apache: "none",
-            nginx: "as `fin`",
-        },
+        closing::SHORT_MODE,
+        closing::CLOSE_IDLE,
+        closing::CLOSE_LAST,
+        closing::CLOSE_ERROR,
         // Sockets and ports.
-        Setting {
-            name: "source_addresses",
-            alias: None,
-            takes: Takes::Addresses,
-            default: Default::None("the kernel chooses"),
-            meaning: "This machine's addresses to connect from, in turn. Each has its own ports \
-                      towards a backend.",
-            apache: "`ProxySourceAddress` (one)",
-            nginx: "`proxy_bind` (one, or a variable)",
-        },
+        sockets::SOURCE_ADDRESSES,
+        sockets::SOURCE_PORT_RANGE,
+        sockets::TCP_KEEPALIVE,
+        sockets::TCP_KEEPALIVE_INTERVAL,
+        sockets::TCP_KEEPALIVE_PROBES,
+        sockets::TCP_USER_TIMEOUT,
+        sockets::MARK,
+        sockets::DSCP,
+        sockets::BIND_DEVICE,
+        sockets::TCP_FASTOPEN,
         // TLS and protocols.
+        transport::PROTOCOL,
+        transport::MAX_STREAMS,
+        transport::PROXY_PROTOCOL,
+        transport::TLS,
+        transport::TLS_NAME,
+        transport::TLS_CA,
+        transport::TLS_CERTIFICATE,
+        transport::TLS_KEY,
+        transport::TLS_VERIFY,
         // Looking names up.
+        Setting {
+            name: "resolve",
+            alias: None,
+            takes: Takes::Word(&["ttl", "off"]),
+            default: Default::Is("\"ttl\""),
+            meaning: "When the names among its servers are looked up again: once the answer's TTL is \
+                      over, or not before a reload.",
+            apache: "`ProxyPass … addressttl=` (once a child process)",
+            nginx: "`server … resolve` (off)",
+        },
+        Setting {
+            name: "resolve_min",
+            alias: None,
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"1s\""),
+            meaning: "The shortest time between two look-ups of a name, whatever the TTL.",
+            apache: "none",
+            nginx: "`resolver … valid=` (both bounds at once)",
+        },
+        Setting {
+            name: "resolve_max",
+            alias: None,
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"5m\""),
+            meaning: "The longest, whatever the TTL; also the longest pause after look-ups that failed.",
+            apache: "none",
+            nginx: "`resolver … valid=` (both bounds at once)",
+        },
         Setting {
             name: "preserve_host",
             alias: Some("ProxyPreserveHost"),
@@ -532,8 +341,9 @@ pub const SERVERS: Table = Table {
             alias: None,
             takes: Takes::Server,
             default: Default::Required,
-            meaning: "`host:port`, an IPv6 address in brackets. Port 80 unless given; `http://` \
-                      in front is dropped.",
+            meaning: "`host:port`, an IPv6 address in brackets; or `unix:/path`. Port 80, with TLS \
+                      443, unless given; `http://` in front is dropped. `srv+NAME` is a service: \
+                      its SRV records have hosts, ports and weights.",
             apache: "`BalancerMember`, first argument",
             nginx: "`server`, first argument",
         },

@@ -18,16 +18,20 @@ use toml::de::DeTable;
 use crate::server;
 
 pub mod address;
+mod closing;
 mod env;
 mod file;
+mod front;
 pub mod keys;
 mod read;
 mod report;
 mod routes;
 mod setting;
+mod sockets;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod transport;
 pub mod units;
 mod upstreams;
 mod values;

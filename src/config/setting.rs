@@ -91,6 +91,16 @@ pub enum Takes {
     Servers,
     /// A list of IP addresses.
     Addresses,
+    /// The path of a file.
+    File,
+    /// The name of a host.
+    Name,
+    /// A list of name servers.
+    NameServers,
+    /// A range of ports.
+    Ports,
+    /// The name of a network device.
+    Device,
     /// A host name of a route.
     Host,
     /// A path prefix of a route.
@@ -147,6 +157,11 @@ impl Takes {
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
+            Takes::File => "the path of a file",
+            Takes::Name => "the name of a host",
+            Takes::NameServers => "a list of name servers",
+            Takes::Ports => "a range of ports",
+            Takes::Device => "the name of a network device",
             Takes::Host => "a host name",
             Takes::Path => "a path",
             Takes::Upstream => "the name of an upstream",
@@ -193,15 +208,27 @@ impl Takes {
             Takes::Listen => {
                 "\"address:port\", such as \"0.0.0.0:8080\", \"[::]:8080\" or \":8080\"".to_owned()
             }
-            Takes::Server => {
-                "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\"".to_owned()
-            }
+            Takes::Server => "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\", \
+                              \"unix:/path\", or \"srv+_http._tcp.NAME\""
+                .to_owned(),
             Takes::Servers => "a list such as [\"127.0.0.1:9000\", { address = \
                                \"127.0.0.1:9001\", weight = 2 }]"
                 .to_owned(),
             Takes::Addresses => {
                 "a list of this machine's addresses, such as [\"10.0.0.5\", \"10.0.0.6\"]"
                     .to_owned()
+            }
+            Takes::File => "a path, from the working directory or absolute".to_owned(),
+            Takes::Name => "a name such as \"app.example\"".to_owned(),
+            Takes::NameServers => {
+                "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
+                    .to_owned()
+            }
+            Takes::Ports => {
+                "\"low-high\", such as \"40000-49999\", both from 1 to 65535".to_owned()
+            }
+            Takes::Device => {
+                "the name of one of this machine's network devices, such as \"eth1\"".to_owned()
             }
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
@@ -218,10 +245,11 @@ impl Takes {
             Takes::Time { .. } | Takes::TimeOrOff { .. } => "time",
             Takes::Word(_) => "word",
             Takes::Listen | Takes::Server => "address",
-            Takes::Servers | Takes::Addresses => "list",
-            Takes::Host => "host",
-            Takes::Path => "path",
-            Takes::Upstream => "name",
+            Takes::Servers | Takes::Addresses | Takes::NameServers => "list",
+            Takes::Host | Takes::Name => "host",
+            Takes::Path | Takes::File => "path",
+            Takes::Ports => "ports",
+            Takes::Device | Takes::Upstream => "name",
         }
     }
 
@@ -237,6 +265,11 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::File
+            | Takes::Name
+            | Takes::NameServers
+            | Takes::Ports
+            | Takes::Device
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => (0, u64::MAX),
@@ -254,6 +287,11 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::File
+            | Takes::Name
+            | Takes::NameServers
+            | Takes::Ports
+            | Takes::Device
             | Takes::Host
             | Takes::Path
             | Takes::Upstream => None,

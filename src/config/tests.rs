@@ -9,6 +9,8 @@ use super::*;
 use crate::backend::{self, Forwarded, ServerSettings};
 use crate::client;
 use crate::keepalive::KeepAlive;
+use crate::lookup;
+use crate::net::{PortRange, Probes, SocketOptions};
 use crate::pool;
 use crate::route::RouteSettings;
 use crate::server::ListenerSettings;
@@ -79,6 +81,7 @@ fn the_least_file_is_all_defaults() {
     let expected = server::Settings {
         workers: 0,
         shutdown_timeout: Duration::from_secs(30),
+        resolver: Vec::new(),
         client: client::Settings::default(),
         listeners: vec![ListenerSettings { address }],
         routes: vec![RouteSettings {
@@ -201,7 +204,6 @@ fn every_setting_arrives() {
         ]
     );
     let b = backend::Settings {
-        name: "b".to_owned(),
         servers: vec![
             ServerSettings::new("app:80"),
             ServerSettings {
@@ -225,30 +227,46 @@ fn every_setting_arrives() {
 }
 
 #[test]
-fn what_is_kept_to_send_again_and_when_to_ask_arrive() {
-    for (line, body, probe) in [
-        ("retry_body = \"1m\"", 1 << 20, Some(100)),
-        ("retry_body = 0", 0, Some(100)),
-        ("probe_idle = \"off\"", 64 << 10, None),
-        ("probe_idle = 0", 64 << 10, Some(0)),
-        ("probe_idle = 0.25", 64 << 10, Some(250)),
-    ] {
-        let settings = sound(&with("[upstreams.app]", line));
-        let upstream = &settings.upstreams[0];
-        assert_eq!(upstream.retry_body, body, "{line}");
-        assert_eq!(
-            upstream.probe_idle,
-            probe.map(Duration::from_millis),
-            "{line}"
-        );
-    }
-    for line in [
-        "probe_idle = \"never\"",
-        "probe_idle = false",
-        "retry_body = \"2g\"",
-    ] {
-        assert!(read(&with("[upstreams.app]", line)).is_err(), "{line}");
-    }
+fn the_options_of_sockets_arrive() {
+    let settings = sound(&format!(
+        "{UPSTREAM}{}{LISTENER}",
+        r#"
+        source_addresses = ["10.0.0.5", "fd00::5"]
+        source_port_range = "40000 - 49999"
+        tcp_keepalive = "1m"
+        tcp_keepalive_interval = 5
+        tcp_keepalive_probes = 127
+        tcp_user_timeout = "20s"
+        mark = 0x77
+        dscp = 46
+        bind_device = "eth1"
+        "#
+    ));
+    let upstream = &settings.upstreams[0];
+    assert_eq!(upstream.source_addresses.len(), 2);
+    let expected = SocketOptions {
+        source_ports: Some(PortRange {
+            low: 40_000,
+            high: 49_999,
+        }),
+        keepalive: Some(Probes {
+            idle: Duration::from_secs(60),
+            interval: Duration::from_secs(5),
+            count: 127,
+        }),
+        user_timeout: Some(Duration::from_secs(20)),
+        mark: 0x77,
+        dscp: 46,
+        device: Some("eth1".to_owned()),
+        fast_open: false,
+    };
+    assert_eq!(upstream.sockets, expected);
+    let settings = sound(&with("[upstreams.app]", "tcp_keepalive = \"32767s\""));
+    let probes = settings.upstreams[0].sockets.keepalive.unwrap();
+    assert_eq!(
+        (probes.interval, probes.count),
+        (Probes::INTERVAL, Probes::COUNT)
+    );
 }
 
 #[test]
@@ -346,6 +364,20 @@ fn a_bad_value_is_refused_where_it_stands() {
         [client]        | "" = 5                       | [client] has no setting ``
         [upstreams.app] | connect_timeout = 0          | `connect_timeout` takes a duration, not `0`
         [upstreams.app] | forwarded = "on"             | `forwarded` takes one of its words, not `on`
+        [upstreams.app] | source_port_range = 40000    | `source_port_range` takes a range of ports, not a whole number
+        [upstreams.app] | source_port_range = "40000"  | `source_port_range` takes a range of ports, not `40000`
+        [upstreams.app] | source_port_range = "9-1"    | `source_port_range` takes a range of ports, not `9-1`
+        [upstreams.app] | source_port_range = "0-9"    | `source_port_range` takes a range of ports, not `0-9`
+        [upstreams.app] | source_port_range = "1-65536" | `source_port_range` takes a range of ports, not `1-65536`
+        [upstreams.app] | source_port_range = "1-2-3"  | `source_port_range` takes a range of ports, not `1-2-3`
+        [upstreams.app] | tcp_keepalive = "9h7m"       | `tcp_keepalive` of [upstreams.app] is too long
+        [upstreams.app] | tcp_keepalive_interval = 0   | `tcp_keepalive_interval` takes a duration, not `0`
+        [upstreams.app] | tcp_keepalive_probes = 0     | `tcp_keepalive_probes` takes a whole number, not `0`
+        [upstreams.app] | tcp_keepalive_probes = 128   | `tcp_keepalive_probes` takes a whole number, not `128`
+        [upstreams.app] | mark = 4294967296            | `mark` takes a whole number, not `4294967296`
+        [upstreams.app] | dscp = 64                    | `dscp` takes a whole number, not `64`
+        [upstreams.app] | bind_device = "a/b"          | `bind_device` takes the name of a network device, not `a/b`
+        [upstreams.app] | bind_device = "sixteen-letters!" | `bind_device` takes the name of a network device, not `sixteen-letters!`
         [upstreams.app] | limit_request_body = 1       | [upstreams.app] has no setting `limit_request_body`
     "#;
     for row in table.lines().filter(|row| row.contains('|')) {
@@ -641,4 +673,111 @@ fn line() -> impl Strategy<Value = String> {
         (words(keys), words(values)).prop_map(|(key, value)| format!("{key} = {value}")),
         words(values).prop_map(str::to_owned),
     ]
+}
+
+#[test]
+fn names_are_looked_up_as_asked_for() {
+    let resolve = |lines: &str| {
+        let settings = sound(&with("[upstreams.app]", lines));
+        settings.upstreams[0].resolve.clone()
+    };
+    let default = lookup::Settings::default();
+    assert_eq!(resolve("resolve = \"ttl\""), default);
+    assert_eq!(
+        resolve("resolve = \"off\""),
+        lookup::Settings {
+            again: false,
+            ..default.clone()
+        }
+    );
+    assert_eq!(
+        resolve("resolve_min = \"10s\"\nresolve_max = \"1h\""),
+        lookup::Settings {
+            least: Duration::from_secs(10),
+            most: Duration::from_hours(1),
+            ..default
+        }
+    );
+    let contradiction = "`resolve_min` of [upstreams.app] is more than its `resolve_max`";
+    for line in ["resolve_min = \"6m\"", "resolve_max = 0.5"] {
+        assert_found(&with("[upstreams.app]", line), &[(3, contradiction)]);
+    }
+    assert_found(
+        &with("[upstreams.app]", "resolve_min = 0"),
+        &[(3, "`resolve_min` takes a duration, not `0`")],
+    );
+    assert_found(
+        &with("[upstreams.app]", "resolve = true"),
+        &[(3, "`resolve` takes one of its words, not a boolean")],
+    );
+}
+
+#[test]
+fn source_addresses_are_a_list() {
+    let line = "source_addresses = [\"10.0.0.5\", \"fd00::5\"]";
+    let settings = sound(&with("[upstreams.app]", line));
+    let addresses = settings.upstreams[0].source_addresses.iter();
+    let addresses: Vec<_> = addresses.map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.0.0.5", "fd00::5"]);
+    for (line, title) in [
+        (
+            "source_addresses = [\"app\"]",
+            "`source_addresses` takes a list of IP addresses, not `app`",
+        ),
+        (
+            "source_addresses = \"10.0.0.5\"",
+            "`source_addresses` takes a list of IP addresses, not a string",
+        ),
+    ] {
+        assert_found(&with("[upstreams.app]", line), &[(3, title)]);
+    }
+}
+
+#[test]
+fn name_servers_are_addresses() {
+    let settings = sound(&with(
+        "[server]",
+        "resolver = [\"10.0.0.2\", \"[::1]:5353\", \"127.0.0.1:${PORT}\"]",
+    ));
+    let servers = settings.resolver.iter().map(SocketAddr::to_string);
+    assert_eq!(
+        servers.collect::<Vec<_>>(),
+        ["10.0.0.2:53", "[::1]:5353", "127.0.0.1:9090"]
+    );
+    for (line, title) in [
+        (
+            "resolver = [\"dns.example\"]",
+            "`resolver` takes a list of name servers, not `dns.example`",
+        ),
+        (
+            "resolver = \"10.0.0.2\"",
+            "`resolver` takes a list of name servers, not a string",
+        ),
+        (
+            "resolver = [53]",
+            "`resolver` takes a list of name servers, not a whole number",
+        ),
+    ] {
+        assert_found(&with("[server]", line), &[(2, title)]);
+    }
+}
+
+#[test]
+fn a_server_may_be_a_service() {
+    let upstream = |server: &str| format!("{LISTENER}[upstreams.app]\nservers = [\"{server}\"]\n");
+    let settings = sound(&upstream("srv+_http._tcp.app.example"));
+    assert_eq!(
+        settings.upstreams[0].servers,
+        [ServerSettings::new("srv+_http._tcp.app.example")]
+    );
+    for server in [
+        "srv+",
+        "srv+_http._tcp.app.example:80",
+        "srv+10.0.0.1",
+        "srv+a..b",
+        "srv+app/x",
+    ] {
+        let title = format!("`address` takes a backend's address, not `{server}`");
+        assert_found(&upstream(server), &[(4, &title)]);
+    }
 }

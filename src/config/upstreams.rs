@@ -1,6 +1,5 @@
 //! `[upstreams.NAME]` → the upstreams and their servers.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
@@ -10,11 +9,12 @@ use toml::de::{DeTable, DeValue};
 use super::file::Placed;
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
+use super::transport::transport;
 use super::values::{Scalar, keep_alive, number, set, set_time_or_off, switch, time};
-use super::{address, keys};
-use crate::backend::{self, Closing, Forwarded, ServerSettings, ShortMode};
+use super::{address, closing, keys, sockets};
+use crate::backend::{self, Forwarded, ServerSettings};
 use crate::keepalive::KeepAlive;
-use crate::net::CloseMode;
+use crate::lookup;
 use crate::pool;
 
 /// The longest name of an upstream: it becomes a label of every metric of its backends.
@@ -84,12 +84,20 @@ fn upstream(
     section: &Section<'_>,
     reader: &mut Reader<'_>,
 ) -> Option<backend::Settings> {
-    let servers = servers(section, reader);
+    let tls = section.get("tls").is_some_and(|(_, value)| {
+        // Read with all faults further down; here it only says which port a server has.
+        let scalar = value.get_ref();
+        scalar.as_bool().unwrap_or(true)
+    });
+    let servers = servers(section, tls, reader);
     let mut settings = backend::Settings::new(name, Vec::new());
     settings.pool.keep_alive = keep_alive(reader, section, KeepAlive::BACKEND);
     limits(&mut settings.pool, section, reader);
-    settings.closing = closing(section, reader);
-    settings.source_addresses = addresses(section, reader);
+    settings.closing = closing::closing(section, reader);
+    settings.resolve = resolve(section, reader);
+    settings.source_addresses = sockets::addresses(section, reader);
+    settings.sockets = sockets::options(section, reader);
+    transport(&mut settings, section, reader);
     set(
         &mut settings.connect_timeout,
         time(reader, section, "connect_timeout"),
@@ -116,54 +124,34 @@ fn upstream(
     Some(settings)
 }
 
-fn addresses(section: &Section<'_>, reader: &mut Reader<'_>) -> Vec<IpAddr> {
-    let Some((setting, value)) = section.get("source_addresses") else {
-        return Vec::new();
-    };
-    let Some(list) = value.get_ref().as_array() else {
-        reader.wrong_type(setting, value);
-        return Vec::new();
-    };
-    let parse = |scalar: &Scalar| {
-        let address = scalar.text.parse::<IpAddr>();
-        address.map_err(|_| "not an IP address")
-    };
-    list.iter()
-        .filter_map(|value| {
-            if value.get_ref().is_str() {
-                return reader.value(setting, value, parse);
-            }
-            reader.wrong_type(setting, value);
-            None
-        })
-        .collect()
-}
-
-fn closing(section: &Section<'_>, reader: &mut Reader<'_>) -> Closing {
-    let mut closing = Closing::default();
-    let short = reader.read(section, "short_mode", |scalar| match scalar.text.as_str() {
-        "close-by-header" => Ok(ShortMode::CloseByHeader),
-        "proxy-closes" => Ok(ShortMode::ProxyCloses),
-        "rst" => Ok(ShortMode::Rst),
+/// When names are looked up again.
+fn resolve(section: &Section<'_>, reader: &mut Reader<'_>) -> lookup::Settings {
+    let mut resolve = lookup::Settings::default();
+    let again = reader.read(section, "resolve", |scalar| match scalar.text.as_str() {
+        "ttl" => Ok(true),
+        "off" => Ok(false),
         _ => Err("unknown word"),
     });
-    set(&mut closing.short, short);
-    for (mode, name) in [
-        (&mut closing.idle, "close_idle"),
-        (&mut closing.last, "close_last"),
-        (&mut closing.error, "close_error"),
-    ] {
-        let word = reader.read(section, name, |scalar| match scalar.text.as_str() {
-            "fin" => Ok(CloseMode::Fin),
-            "rst" => Ok(CloseMode::Rst),
-            "fin+rst" => Ok(CloseMode::FinRst),
-            "peer" => Ok(CloseMode::Peer),
-            "peer+rst" => Ok(CloseMode::PeerRst),
-            _ => Err("unknown word"),
-        });
-        set(mode, word);
+    set(&mut resolve.again, again);
+    set(&mut resolve.least, time(reader, section, "resolve_min"));
+    set(&mut resolve.most, time(reader, section, "resolve_max"));
+    if resolve.least > resolve.most {
+        let span = section
+            .value_span("resolve_min")
+            .or_else(|| section.value_span("resolve_max"));
+        reader.note(
+            Finding::fault(format!(
+                "`resolve_min` of {} is more than its `resolve_max`",
+                section.header
+            ))
+            .at(
+                span.unwrap_or_else(|| section.span.clone()),
+                format!("{:?} and {:?}", resolve.least, resolve.most),
+            )
+            .help("raise `resolve_max`, or lower `resolve_min`"),
+        );
     }
-    closing
+    resolve
 }
 
 fn limits(pool: &mut pool::Settings, section: &Section<'_>, reader: &mut Reader<'_>) {
@@ -220,7 +208,11 @@ fn limits(pool: &mut pool::Settings, section: &Section<'_>, reader: &mut Reader<
     }
 }
 
-fn servers(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<ServerSettings>> {
+fn servers(
+    section: &Section<'_>,
+    tls: bool,
+    reader: &mut Reader<'_>,
+) -> Option<Vec<ServerSettings>> {
     let (setting, value) = section.get("servers")?;
     let Some(list) = value.get_ref().as_array() else {
         reader.wrong_type(setting, value);
@@ -236,7 +228,7 @@ fn servers(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<ServerS
     let mut servers: Vec<Placed<ServerSettings>> = Vec::new();
     let mut sound = true;
     for value in list {
-        let Some(server) = one_server(value, reader) else {
+        let Some(server) = one_server(value, tls, reader) else {
             sound = false;
             continue;
         };
@@ -272,9 +264,10 @@ fn servers(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<ServerS
 
 fn one_server(
     value: &Spanned<DeValue<'_>>,
+    tls: bool,
     reader: &mut Reader<'_>,
 ) -> Option<Placed<ServerSettings>> {
-    let parse = |scalar: &Scalar| address::server(&scalar.text);
+    let parse = |scalar: &Scalar| address::server(&scalar.text, tls);
     if !value.get_ref().is_table() {
         let setting = keys::SERVERS
             .find("address")

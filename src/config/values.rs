@@ -1,5 +1,6 @@
 //! One value of the file → the switch, number or duration that its setting takes.
 
+use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ impl Takes {
     /// sake.
     pub(super) fn accepts(self, written: Written) -> bool {
         match written {
-            Written::Text => !matches!(self, Takes::Servers | Takes::Addresses),
+            // Each of the addresses, that is; the list is looked at before.
+            Written::Text => !matches!(self, Takes::Servers),
             Written::Switch => matches!(self, Takes::Switch),
             Written::Fraction => matches!(self, Takes::Time { .. } | Takes::TimeOrOff { .. }),
             Written::Whole => matches!(
@@ -167,6 +169,31 @@ pub(super) fn set_time_or_off(
             .map(Some)
     });
     set(place, time);
+}
+
+/// A list of texts, each read with `parse`; without those that are not as they should be.
+pub(super) fn list<T, W: Display>(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    name: &str,
+    parse: impl Fn(&str) -> Result<T, W>,
+) -> Vec<T> {
+    let Some((setting, value)) = section.get(name) else {
+        return Vec::new();
+    };
+    let Some(list) = value.get_ref().as_array() else {
+        reader.wrong_type(setting, value);
+        return Vec::new();
+    };
+    list.iter()
+        .filter_map(|value| {
+            if value.get_ref().is_str() {
+                return reader.value(setting, value, |scalar| parse(&scalar.text));
+            }
+            reader.wrong_type(setting, value);
+            None
+        })
+        .collect()
 }
 
 /// Puts a value that was read in place of the default.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Mutex, PoisonError};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -35,6 +36,48 @@ fn advice(source: &io::Error) -> String {
     format!("{source}: {hint}")
 }
 
+/// One address that is listened on: a socket for each worker, until that takes it.
+#[derive(Debug)]
+pub struct Listening {
+    asked_for: SocketAddr,
+    address: SocketAddr,
+    sockets: Mutex<Vec<Option<TcpListener>>>,
+}
+
+impl Listening {
+    /// Listens on `address` with a socket for each of `workers`; see [`bind`].
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn on(address: SocketAddr, workers: usize) -> Result<Listening, ListenError> {
+        let sockets = bind(address, workers)?;
+        let bound = sockets.first().map(TcpListener::local_addr).transpose();
+        Ok(Listening {
+            asked_for: address,
+            address: bound
+                .map_err(|source| ListenError { address, source })?
+                .unwrap_or(address),
+            sockets: Mutex::new(sockets.into_iter().map(Some).collect()),
+        })
+    }
+
+    /// The address that was asked for; its port may be 0.
+    pub fn asked_for(&self) -> SocketAddr {
+        self.asked_for
+    }
+
+    /// The address it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The socket of the `worker`-th worker, which only that takes, and once.
+    pub fn take(&self, worker: usize) -> Option<TcpListener> {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.get_mut(worker)?.take()
+    }
+}
+
 /// Opens `sockets` listening sockets on one address, non-blocking, with `SO_REUSEPORT`.
 ///
 /// The kernel spreads new connections over them (socket(7)). An address that any other program
@@ -43,7 +86,7 @@ fn advice(source: &io::Error) -> String {
 ///
 /// # Errors
 /// [`ListenError`], naming the address and what to do.
-pub fn bind(address: SocketAddr, sockets: usize) -> Result<Vec<TcpListener>, ListenError> {
+fn bind(address: SocketAddr, sockets: usize) -> Result<Vec<TcpListener>, ListenError> {
     let fail = |source| ListenError { address, source };
     if address.port() != 0 {
         // Without SO_REUSEPORT this fails beside any other listener.

@@ -2,28 +2,58 @@
 
 mod close;
 mod connect;
+mod dial;
 mod interim;
+mod introduction;
 mod listen;
 mod names;
+mod options;
 mod socket;
 mod sockopt;
+mod sources;
+mod tls;
+mod wire;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 pub use close::{CloseMode, linger, wait_for_peer};
-pub use connect::{ConnectError, TcpConnect};
-pub use listen::{ListenError, bind};
+pub use connect::{ConnectError, Connected, PortUse, TcpConnect};
+pub use dial::{Call, Dial, HandshakeFailed, Opened};
+pub use introduction::{Ends, ProxyProtocol};
+pub use listen::{ListenError, Listening};
 pub use names::WireNames;
+pub use options::{
+    LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions,
+};
 pub use socket::{Peer, Socket, Stream};
+pub use tls::{Offer, Shaken, Tls, TlsError, TlsSettings};
+pub use wire::{Moving, Raw, Wire};
 
 /// Where a client connected from. Not to be mistaken for a [`BackendAddr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddr(pub SocketAddr);
 
 /// The address of one backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BackendAddr(pub SocketAddr);
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BackendAddr {
+    /// An IP address and a port.
+    Ip(SocketAddr),
+    /// A Unix socket's path.
+    Unix(Arc<Path>),
+}
+
+impl BackendAddr {
+    /// The IP address and port, if it has them.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            BackendAddr::Ip(address) => Some(*address),
+            BackendAddr::Unix(_) => None,
+        }
+    }
+}
 
 impl fmt::Display for ClientAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,6 +63,9 @@ impl fmt::Display for ClientAddr {
 
 impl fmt::Display for BackendAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match self {
+            BackendAddr::Ip(address) => address.fmt(f),
+            BackendAddr::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }

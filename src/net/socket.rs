@@ -1,18 +1,18 @@
-//! A TCP stream with two handles: one for hyper, which reads and writes, and one for those who
-//! want to know how the peer is.
+//! A connection with two handles: one for hyper, which reads and writes, and one for those who want
+//! to know how the peer is.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::interim::Interim;
+use super::wire::{Moving, Raw, Wire};
 use super::{WireNames, sockopt};
 
 /// What is copied together before it is written; more is left where it is.
@@ -35,7 +35,7 @@ pub struct Stream {
 
 /// The half that knows.
 pub struct Socket {
-    stream: RefCell<TcpStream>,
+    wire: RefCell<Wire>,
     peer_closed: Cell<bool>,
     /// The reading task is registered to be woken by the next event: until there is one, a further
     /// attempt to read would find nothing and change nothing.
@@ -49,6 +49,8 @@ pub struct Socket {
     head_follows: Cell<bool>,
     /// Something has come in since a head was last expected.
     heard: Cell<bool>,
+    /// It carries HTTP/2.
+    frames: Cell<bool>,
     /// The kernel has taken something since then.
     sent: Cell<bool>,
     /// The head that goes out next is to be kept.
@@ -70,9 +72,9 @@ pub enum Peer {
 
 impl Stream {
     /// Makes the two halves.
-    pub fn new(stream: TcpStream) -> (Stream, Rc<Socket>) {
+    pub fn new(wire: impl Into<Wire>) -> (Stream, Rc<Socket>) {
         let socket = Rc::new(Socket {
-            stream: RefCell::new(stream),
+            wire: RefCell::new(wire.into()),
             peer_closed: Cell::new(false),
             awaits_event: Cell::new(false),
             incoming: RefCell::default(),
@@ -80,6 +82,7 @@ impl Stream {
             interim: Cell::default(),
             head_follows: Cell::new(false),
             heard: Cell::new(false),
+            frames: Cell::new(false),
             sent: Cell::new(false),
             keeps_head: Cell::new(false),
             written_head: RefCell::default(),
@@ -98,12 +101,20 @@ impl Stream {
 
     /// Whether nothing that was taken for writing is left.
     pub fn is_flushed(&self) -> bool {
-        self.left.is_empty()
+        self.left.is_empty() && self.socket.wire.borrow().is_flushed()
     }
+}
 
-    /// Whether the peer's FIN was read.
-    pub fn has_peer_closed(&self) -> bool {
-        self.socket.peer_closed.get()
+/// What comes in beneath TLS, if there is any: for those who only wait for the peer's FIN.
+pub struct Beneath<'a>(&'a Socket);
+
+impl AsyncRead for Beneath<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(self.0.wire.borrow_mut().raw_mut()).poll_read(cx, buf)
     }
 }
 
@@ -112,12 +123,60 @@ impl Socket {
     ///
     /// # Errors
     /// When there are others, or the runtime cannot let go of it.
-    pub fn into_std(socket: Rc<Socket>) -> io::Result<std::net::TcpStream> {
+    pub fn depart(socket: Rc<Socket>) -> io::Result<Moving> {
         Rc::into_inner(socket)
             .ok_or_else(|| io::Error::other("the socket has other handles"))?
-            .stream
+            .wire
             .into_inner()
-            .into_std()
+            .depart()
+    }
+
+    /// What comes and goes is HTTP/2: there are no names to be noted, and its end is not yet that
+    /// of the connection.
+    pub fn carries_frames(&self) {
+        self.incoming.borrow_mut().stop();
+        self.frames.set(true);
+    }
+
+    /// Our address on it, if it is of TCP and still connected.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self.wire.borrow().raw() {
+            Raw::Tcp(stream) => stream.local_addr().ok(),
+            Raw::Unix(_) | Raw::Away => None,
+        }
+    }
+
+    /// Whether it is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.wire.borrow().is_tls()
+    }
+
+    /// What comes in beneath TLS.
+    pub fn beneath(&self) -> Beneath<'_> {
+        Beneath(self)
+    }
+
+    /// Whether the peer's FIN has come: not only the end of its TLS.
+    pub fn has_peer_closed(&self) -> bool {
+        let wire = self.wire.borrow();
+        if wire.is_tls() {
+            return matches!(wire.raw().peek(), Ok(0));
+        }
+        self.peer_closed.get()
+    }
+
+    /// Says the end of TLS where there is TLS, as far as that can be written at once. It goes out
+    /// together with the FIN that the close of this socket sends: alone, it would make the peer
+    /// close first. Not for a peer that has closed: it would answer with a reset.
+    pub fn close_notify(&self) {
+        let mut wire = self.wire.borrow_mut();
+        if !wire.is_tls() {
+            return;
+        }
+        // Who is gone already does not mind.
+        let _ = rustix::net::sockopt::set_tcp_cork(wire.raw(), true);
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = wire.poll_close_notify(&mut cx);
     }
 
     /// A message's head is about to come in: note its names.
@@ -170,9 +229,9 @@ impl Socket {
     /// Writes, and notes whether the kernel took anything.
     fn write(
         &self,
-        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+        write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let result = write(Pin::new(&mut *self.stream.borrow_mut()));
+        let result = write(Pin::new(&mut *self.wire.borrow_mut()));
         if let Poll::Ready(Ok(1..)) = result {
             self.sent.set(true);
         }
@@ -202,8 +261,9 @@ impl Socket {
         if self.knows_silence() {
             return Poll::Pending;
         }
-        let ready = self.stream.borrow().poll_read_ready(cx).map(|_| ());
-        self.awaits_event.set(ready.is_pending());
+        let wire = self.wire.borrow();
+        let ready = wire.raw().poll_read_ready(cx).map(|_| ());
+        self.awaits_event.set(ready.is_pending() && is_registered());
         ready
     }
 
@@ -214,8 +274,9 @@ impl Socket {
     fn knows_silence(&self) -> bool {
         self.awaits_event.get()
             && self
-                .stream
+                .wire
                 .borrow()
+                .raw()
                 .try_io(Interest::READABLE, || Ok(()))
                 .is_err()
     }
@@ -223,16 +284,17 @@ impl Socket {
     /// What the peer has done that nobody has read yet.
     ///
     /// Without `probe` only what the runtime's last look at all sockets has brought is seen, which
-    /// costs no system call while nothing has come.
+    /// costs no system call while nothing has come. Beneath TLS, [`Peer::Spoke`] need not mean that
+    /// anything was said.
     pub fn peer(&self, probe: bool) -> Peer {
-        let stream = self.stream.borrow();
-        let peek = || SockRef::from(&*stream).peek(&mut [MaybeUninit::uninit()]);
+        let wire = self.wire.borrow();
+        let raw = wire.raw();
         let seen = if probe {
-            peek()
+            raw.peek()
         } else {
             // This may take an event away from the reading task, which has then to register again.
             self.awaits_event.set(false);
-            stream.try_io(Interest::READABLE, peek)
+            raw.try_io(Interest::READABLE, || raw.peek())
         };
         match seen {
             Ok(0) => Peer::Gone,
@@ -246,7 +308,7 @@ impl Socket {
     /// peer sees an error where a FIN would look like a regular end.
     pub fn reset_on_close(&self) {
         // An error here means the socket is gone already.
-        let _ = SockRef::from(&*self.stream.borrow()).set_linger(Some(std::time::Duration::ZERO));
+        let _ = SockRef::from(self.wire.borrow().raw()).set_linger(Some(std::time::Duration::ZERO));
     }
 }
 
@@ -254,13 +316,19 @@ impl Socket {
     /// Makes the close of this socket a FIN and then a reset: see [`super::CloseMode::FinRst`].
     pub fn reset_after_fin(&self) {
         // An error here means the socket is gone already.
-        let _ = sockopt::reset_after_fin(&*self.stream.borrow());
+        let _ = sockopt::reset_after_fin(self.wire.borrow().raw());
     }
 
     /// Whether all that was sent has been acknowledged.
     pub fn has_delivered(&self) -> bool {
-        sockopt::outstanding(&*self.stream.borrow()).is_ok_and(|bytes| bytes == 0)
+        sockopt::outstanding(self.wire.borrow().raw()).is_ok_and(|bytes| bytes == 0)
     }
+}
+
+/// Whether a read that found nothing has left its task registered with the runtime. Not so if the
+/// task has only used up its time: then it is polled again at once, and has to ask again.
+fn is_registered() -> bool {
+    tokio::task::coop::has_budget_remaining()
 }
 
 impl AsyncRead for Stream {
@@ -274,8 +342,10 @@ impl AsyncRead for Stream {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let result = Pin::new(&mut *socket.stream.borrow_mut()).poll_read(cx, buf);
-        socket.awaits_event.set(result.is_pending());
+        let result = Pin::new(&mut *socket.wire.borrow_mut()).poll_read(cx, buf);
+        socket
+            .awaits_event
+            .set(result.is_pending() && is_registered());
         if matches!(result, Poll::Ready(Ok(()))) {
             let bytes = &buf.filled()[before..];
             if bytes.is_empty() {
@@ -311,7 +381,7 @@ impl Stream {
             restored[0] = IoSlice::new(head);
             let result = self
                 .socket
-                .write(|stream| stream.poll_write_vectored(cx, &restored[..count]));
+                .write(|wire| wire.poll_write_vectored(cx, &restored[..count]));
             let written = at_once(result);
             let length = head.len();
             if let Ok(written) = written
@@ -327,9 +397,7 @@ impl Stream {
     /// Writes what is left from before.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.left.is_empty() {
-            let result = self
-                .socket
-                .write(|stream| stream.poll_write(cx, &self.left));
+            let result = self.socket.write(|wire| wire.poll_write(cx, &self.left));
             let written = ready!(result)?;
             self.left.drain(..written);
         }
@@ -353,7 +421,7 @@ impl Stream {
             if is_head {
                 self.socket.outgoing.borrow().restore(copy);
             }
-            let written = at_once(self.socket.write(|stream| stream.poll_write(cx, copy)));
+            let written = at_once(self.socket.write(|wire| wire.poll_write(cx, copy)));
             let length = copy.len();
             if let Ok(written) = written
                 && written < length
@@ -391,7 +459,7 @@ impl AsyncWrite for Stream {
         if self.socket.head_follows.get() {
             return self.poll_write_copy(cx, &[IoSlice::new(bytes)]);
         }
-        self.socket.write(|stream| stream.poll_write(cx, bytes))
+        self.socket.write(|wire| wire.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -408,7 +476,7 @@ impl AsyncWrite for Stream {
             return self.poll_write_large_head(cx, slices);
         }
         self.socket
-            .write(|stream| stream.poll_write_vectored(cx, slices))
+            .write(|wire| wire.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -416,12 +484,71 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The TCP stream itself keeps nothing back.
-        self.poll_left(cx)
+        ready!(self.poll_left(cx))?;
+        Pin::new(&mut *self.socket.wire.borrow_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.socket.frames.get() {
+            return self.poll_flush(cx);
+        }
         ready!(self.poll_left(cx))?;
-        Pin::new(&mut *self.socket.stream.borrow_mut()).poll_shutdown(cx)
+        Pin::new(&mut *self.socket.wire.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, poll_fn};
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::{coop, spawn_local};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A read that is refused because the task has had its time leaves nobody registered: taken
+    /// for silence, it made large bodies stand still.
+    #[test]
+    fn a_task_that_has_used_up_its_time_still_hears_what_comes_later() {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut peer = TcpStream::connect(address).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let (mut stream, _socket) = Stream::new(accepted);
+            let mut read = move |cx: &mut Context<'_>| {
+                let mut bytes = [0; 8];
+                Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut bytes))
+            };
+            peer.write_all(b"soon").await.unwrap();
+            let reading = spawn_local(async move {
+                poll_fn(&mut read).await.unwrap();
+                let mut is_late = false;
+                poll_fn(|cx| {
+                    if !std::mem::replace(&mut is_late, true) {
+                        while pin!(coop::consume_budget()).poll(cx).is_ready() {}
+                        assert!(!coop::has_budget_remaining());
+                    }
+                    read(cx)
+                })
+                .await
+            });
+            // Polled again by now, for having been without its time.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            peer.write_all(b"late").await.unwrap();
+            let read = timeout(Duration::from_secs(5), reading).await;
+            read.expect("it is woken").unwrap().unwrap();
+        });
     }
 }

@@ -21,16 +21,28 @@ const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 /// # Errors
 /// The kernel's, other than that it does not know the option.
 pub(super) fn any_local_port(socket: &impl AsFd) -> io::Result<()> {
-    const FROM_1_TO_65535: u32 = (65_535 << 16) | 1;
-    match set(
-        socket,
-        libc::IPPROTO_IP,
-        IP_LOCAL_PORT_RANGE,
-        FROM_1_TO_65535.cast_signed(),
-    ) {
+    match local_ports(socket, 1, u16::MAX) {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
         result => result,
     }
+}
+
+/// Lets `connect` choose from these ports only, both ends included, as far as the system's range has
+/// them.
+///
+/// Each end is looked at alone: one outside of the system's range is replaced by the system's. A range
+/// wholly outside is ignored. Source: Linux, `inet_sk_get_local_port_range`; seen on 6.18.
+///
+/// # Errors
+/// The kernel's; `ENOPROTOOPT` before Linux 6.3.
+pub(super) fn local_ports(socket: &impl AsFd, low: u16, high: u16) -> io::Result<()> {
+    let range = u32::from(high) << 16 | u32::from(low);
+    set(
+        socket,
+        libc::IPPROTO_IP,
+        IP_LOCAL_PORT_RANGE,
+        range.cast_signed(),
+    )
 }
 
 /// Lets a socket be bound to an address without taking a port for it: `connect` takes one then, and
@@ -52,7 +64,22 @@ pub(super) fn reset_after_fin(socket: &impl AsFd) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)
 }
 
-/// How many bytes were sent and not acknowledged yet, or not even sent.
+/// Makes `connect` send nothing, if a cookie of the peer is there: what is written first goes out
+/// with the SYN, and what would fail a `connect` fails that.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn fast_open(socket: &impl AsFd) -> io::Result<()> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)
+}
+
+/// How many bytes were sent and not acknowledged yet, or not even sent; a FIN counts as one. 0 before the
+/// handshake is over.
+///
+/// `SIOCOUTQ` is what `TCP_INFO` says in two fields, `unacked` (in segments) and `notsent_bytes`, in one
+/// number: `write_seq - snd_una` (Linux, `tcp_ioctl`). It is exact to the byte where a segment is
+/// acknowledged in part, and costs 0.3 µs instead of 0.55 (Linux 6.18). A test holds the two against
+/// each other.
 ///
 /// # Errors
 /// The kernel's.
@@ -91,4 +118,109 @@ fn set(
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use socket2::SockRef;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// `tcpi_unacked` and `tcpi_notsent_bytes`.
+    fn tcp_info(socket: &impl AsFd) -> (u32, u32) {
+        // SAFETY: the struct is plain numbers, for which all zeros is a value.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut size = libc::socklen_t::try_from(size_of_val(&info)).unwrap();
+        let pointer: *mut libc::tcp_info = &raw mut info;
+        // SAFETY: the descriptor is open as long as it is borrowed, and the kernel writes at most
+        // `size` bytes to the pointer, which are the struct's.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                pointer.cast(),
+                &raw mut size,
+            )
+        };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        (info.tcpi_unacked, info.tcpi_notsent_bytes)
+    }
+
+    /// Two ends of a connection; the second takes in a few thousand bytes at most.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (one, listener.accept().unwrap().0)
+    }
+
+    /// Waits until what is outstanding is `expected`.
+    #[track_caller]
+    fn assert_outstanding(socket: &TcpStream, expected: u32) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while outstanding(socket).unwrap() != expected {
+            assert!(
+                Instant::now() < end,
+                "{} bytes are outstanding, not {expected}",
+                outstanding(socket).unwrap()
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_is_outstanding_is_what_tcp_info_calls_unacknowledged_or_not_sent() {
+        let (mut one, mut other) = pair();
+        one.set_nonblocking(true).unwrap();
+        assert_eq!((outstanding(&one).unwrap(), tcp_info(&one)), (0, (0, 0)));
+
+        // As much as goes: more than the peer takes in, so that some of it is not even sent.
+        let mut written = 0;
+        while let Ok(count) = one.write(&[b'x'; 10_000]) {
+            written += count;
+        }
+        let stuck = outstanding(&one).unwrap();
+        assert!(stuck > 0 && stuck <= u32::try_from(written).unwrap());
+        assert!(tcp_info(&one).1 > 0, "{:?}", tcp_info(&one));
+
+        // The peer takes piece after piece: both say so until nothing is left.
+        let mut read = 0;
+        while read < written {
+            let before = outstanding(&one).unwrap();
+            let (unacked, not_sent) = tcp_info(&one);
+            // Acknowledgements come at any time, so only what holds between two looks is compared.
+            if outstanding(&one).unwrap() == before {
+                assert_eq!(before > 0, unacked > 0 || not_sent > 0, "{before}");
+                assert!(not_sent <= before);
+            }
+            read += other.read(&mut [0; 8192]).unwrap();
+        }
+        assert_outstanding(&one, 0);
+        assert_eq!(tcp_info(&one), (0, 0));
+    }
+
+    #[test]
+    fn a_fin_that_is_not_acknowledged_is_outstanding() {
+        let (mut one, mut other) = pair();
+        one.set_nonblocking(true).unwrap();
+        while one.write(&[b'x'; 10_000]).is_ok() {}
+        // The peer's window is closed: what is left is not sent, and nothing is under way.
+        let end = Instant::now() + Duration::from_secs(10);
+        while tcp_info(&one).0 > 0 {
+            assert!(Instant::now() < end, "{:?}", tcp_info(&one));
+            std::thread::yield_now();
+        }
+        let stuck = outstanding(&one).unwrap();
+        assert!(stuck > 0);
+        one.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(outstanding(&one).unwrap(), stuck + 1);
+        io::copy(&mut other, &mut io::sink()).unwrap();
+        assert_outstanding(&one, 0);
+    }
 }

@@ -69,23 +69,32 @@ pub trait Connect: 'static {
 
     /// Whether it is this machine that has no port left, not the server that is at fault.
     fn is_out_of_ports(error: &Self::Error) -> bool;
+
+    /// That error, for one who waited in vain while others found out.
+    fn out_of_ports(&self) -> Self::Error;
 }
 
-/// To be told once that a connection has ended by itself, so that it is not handed out any more.
-pub struct Watch(Box<dyn FnOnce()>);
+/// To be told once that a connection has ended by itself, or takes no more exchanges, so that it is
+/// not handed out any more.
+pub struct Watch(Box<dyn FnOnce(CloseReason)>);
 
 impl Watch {
     pub(super) fn new<C: Connect>(inner: &Rc<Inner<C>>, id: ConnId) -> Watch {
         let pool = Rc::downgrade(inner);
-        Watch(Box::new(move || {
+        Watch(Box::new(move |busy| {
             if let Some(pool) = pool.upgrade() {
-                pool.peer_closed(id);
+                pool.peer_closed(id, busy);
             }
         }))
     }
 
     /// The connection has ended.
     pub fn ended(self) {
-        (self.0)();
+        (self.0)(CloseReason::PeerClosedBusy);
+    }
+
+    /// The connection takes no more exchanges; those that are on it may end well.
+    pub fn retires(self) {
+        (self.0)(CloseReason::PeerAsked);
     }
 }

@@ -23,7 +23,7 @@ impl<C: Connect> Inner<C> {
                 break;
             };
             if !self.is_parked_usable(free.id, free.idle) {
-                self.end_unusable(free.id, now);
+                self.end_unusable(free.id, CloseReason::PeerClosedBusy, now);
                 continue;
             }
             match shared.offer(now, |place| self.suits(place, &free)) {
@@ -128,7 +128,7 @@ impl<C: Connect> Inner<C> {
                 let found = self.state.borrow_mut().idle_for(now, place.wants);
                 match found {
                     Some(free) if !self.is_parked_usable(free.id, free.idle) => {
-                        let ended = self.end_unusable(free.id, now);
+                        let ended = self.end_unusable(free.id, CloseReason::PeerClosedBusy, now);
                         assert!(ended, "it was idle");
                     }
                     found => break found,

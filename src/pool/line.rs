@@ -62,6 +62,7 @@ struct Waiter<W> {
 /// Always true between calls:
 /// - connections, those being opened included, are at most `max_connections`;
 /// - of them at most `max_connecting` are being opened;
+/// - since a port was lacking, and until a connection is there, one at a time is begun;
 /// - nobody joins beyond `max_waiting` who may not open at once;
 /// - they stand in the order they came;
 /// - who may open has an attempt under way, his own or one that will serve him as well;
@@ -80,6 +81,7 @@ pub struct Line<W> {
     connections: u32,
     connecting: u32,
     hold: Duration,
+    /// Until when nothing is opened as a port was lacking; kept until a connection is there.
     held_until: Option<Instant>,
     /// Who has been told to ask again at which time.
     duty: Option<(Ticket, Instant)>,
@@ -216,6 +218,7 @@ impl<W> Line<W> {
     pub fn arrived(&mut self, suits: impl FnMut(&W) -> bool) -> Offer<W> {
         self.connecting -= 1;
         self.hold = HOLD;
+        self.held_until = None;
         self.offer(suits)
     }
 
@@ -233,8 +236,11 @@ impl<W> Line<W> {
     /// requests wait for a connection that comes free, `ticket`'s among them.
     pub fn out_of_ports(&mut self, ticket: Option<Ticket>, now: Instant) {
         self.failed(None);
-        self.held_until = Some(now + self.hold);
-        self.hold = (self.hold * 2).min(LONGEST_HOLD);
+        // Attempts that were under way together find out together: that is once.
+        if self.held_until.is_none_or(|until| until <= now) {
+            self.held_until = Some(now + self.hold);
+            self.hold = (self.hold * 2).min(LONGEST_HOLD);
+        }
         if let Some(at) = ticket.and_then(|ticket| self.position(ticket)) {
             self.forbid(at);
         }
@@ -283,6 +289,11 @@ impl<W> Line<W> {
         self.idle_waiters
     }
 
+    /// Whether, when a connection was last to be opened, no port was left.
+    pub fn lacks_ports(&self) -> bool {
+        self.held_until.is_some()
+    }
+
     /// How many connections there are, those being opened included.
     pub fn connections(&self) -> u32 {
         self.connections
@@ -290,8 +301,18 @@ impl<W> Line<W> {
 
     fn may_open(&self, now: Instant) -> bool {
         self.connections < self.max_connections
-            && self.connecting < self.max_connecting
+            && self.connecting < self.max_connecting()
             && self.next_chance(now).is_none()
+    }
+
+    /// How many may be opening at once. While ports are lacking it is one: all who wait would search
+    /// the whole range in vain, each for himself.
+    fn max_connecting(&self) -> u32 {
+        if self.lacks_ports() {
+            1
+        } else {
+            self.max_connecting
+        }
     }
 
     fn begin(&mut self, now: Instant) {
@@ -552,6 +573,30 @@ mod tests {
             Some(now + HOLD),
             "one that opens forgives"
         );
+    }
+
+    #[test]
+    fn while_ports_are_lacking_one_at_a_time_looks_for_one() {
+        let mut now = Instant::now();
+        let mut line = Line::new(&settings(0, 0, 0, 99));
+        let tickets: Vec<_> = (0..20).map(|who| opens(&mut line, now, who)).collect();
+        for &ticket in &tickets {
+            line.out_of_ports(Some(ticket), now);
+        }
+        for _ in 0..3 {
+            now = line.next_chance(now).unwrap();
+            assert_eq!(line.next_to_open(now), Some(&0));
+            assert_eq!(line.next_to_open(now), None, "one is enough to find out");
+            line.check(now);
+            line.out_of_ports(Some(tickets[0]), now);
+        }
+        now = line.next_chance(now).unwrap();
+        assert_eq!(line.next_to_open(now), Some(&0));
+        assert_eq!(line.arrived(|_| true), Offer::To(0));
+        // There are ports again: everybody may.
+        let order: Vec<_> = std::iter::from_fn(|| line.next_to_open(now).copied()).collect();
+        assert_eq!(order, (1..20).collect::<Vec<_>>());
+        line.check(now);
     }
 
     #[derive(Clone, Debug)]

@@ -43,7 +43,7 @@ pub use settings::Settings;
 pub use state::{Passport, PoolState};
 pub use table::ConnId;
 pub use wait::AcquireError;
-pub use words::{End, Farewell, Free, Hint, Identity, Leased, Need, Wants};
+pub use words::{End, Farewell, Free, Gone, Hint, Identity, Leased, Need, Wants};
 
 /// The connections of one worker to one server.
 pub struct Pool<C: Connect>(Rc<Inner<C>>);
@@ -143,6 +143,17 @@ impl<C: Connect> Pool<C> {
         self.0.drain(Instant::now());
     }
 
+    /// Closes the idle connections that speak for somebody who has gone: nobody else can use them.
+    pub fn end_of(&self, gone: Identity) {
+        let (inner, now) = (&self.0, Instant::now());
+        loop {
+            let ended = inner.state.borrow_mut().evict_of(gone, now);
+            let Some((id, farewell)) = ended else { break };
+            inner.close_parked(id, farewell, now);
+        }
+        inner.settle(now);
+    }
+
     /// Whether nothing is left of it.
     pub fn is_empty(&self) -> bool {
         let counts = *self.0.state.borrow().counts();
@@ -197,8 +208,12 @@ impl<C: Connect> Inner<C> {
             .borrow()
             .get(id.index())
             .is_some_and(Option::is_some);
-        if is_shared && self.is_parked_usable(id, Duration::ZERO) {
-            // One exchange of several ended badly; the connection is well.
+        if is_shared
+            && end != End::Spent(CloseReason::Timeout)
+            && self.is_parked_usable(id, Duration::ZERO)
+        {
+            // One exchange of several ended badly; the connection is well. After a timeout nobody
+            // knows.
             end = End::Complete;
         }
         let ended = self.state.borrow_mut().release(id, end, hint, now);
@@ -257,23 +272,25 @@ impl<C: Connect> Inner<C> {
         self.bury(conn, farewell, now);
     }
 
-    fn peer_closed(&self, id: ConnId) {
+    fn peer_closed(&self, id: ConnId, busy: CloseReason) {
         let now = Instant::now();
-        if self.end_unusable(id, now) {
+        if self.end_unusable(id, busy, now) {
             self.settle(now);
         }
     }
 
     /// Ends a connection that its peer has made unusable, if it is idle.
-    fn end_unusable(&self, id: ConnId, now: Instant) -> bool {
-        let reason = {
+    /// One that carries exchanges ends after them, for the reason `busy`.
+    fn end_unusable(&self, id: ConnId, busy: CloseReason, now: Instant) -> bool {
+        let idle = {
             let parked = self.parked.borrow();
             let conn = parked.get(id.index()).and_then(Option::as_ref);
             conn.map_or(CloseReason::PeerClosedIdle, |conn| {
                 self.connector.idle_end(conn)
             })
         };
-        let ended = self.state.borrow_mut().peer_closed(id, reason, now);
+        let gone = Gone { idle, busy };
+        let ended = self.state.borrow_mut().peer_closed(id, gone, now);
         if let Some(farewell) = ended {
             self.close_parked(id, farewell, now);
         }

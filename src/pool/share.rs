@@ -251,6 +251,11 @@ impl<W, L> Shared<W, L> {
         lock(&self.line).stands(ticket).unwrap_or(false)
     }
 
+    /// Whether no local port is left: see [`Line::lacks_ports`].
+    pub(super) fn lacks_ports(&self) -> bool {
+        lock(&self.line).lacks_ports()
+    }
+
     /// A connection is free: see [`Line::offer`].
     pub(super) fn offer(
         &self,

@@ -14,7 +14,7 @@ use crate::keepalive::{CloseReason, Verdict};
 
 use super::settings::Settings;
 use super::table::{ConnId, Entry, Life, Phase, Table};
-use super::words::{End, Farewell, Free, Hint, Identity, Leased, Need, Wants};
+use super::words::{End, Farewell, Free, Gone, Hint, Identity, Leased, Need, Wants};
 
 /// How many young connections are passed over at most to find an older one.
 const PASSED_OVER: usize = 32;
@@ -282,17 +282,18 @@ impl PoolState {
     /// The connection under `id` turned out to be closed by its peer, or to have said what nobody asked
     /// for.
     ///
-    /// It ends, as `why` says, if it was idle. A leased one is not leased again, and ended by its
+    /// It ends if it was idle. One that carries several exchanges is not leased again, and ends
+    /// with the last of them; one with a single exchange is ended by its
     /// [`release`](Self::release); one that has ended already is not found.
-    pub fn peer_closed(&mut self, id: ConnId, why: CloseReason, now: Instant) -> Option<Farewell> {
+    pub fn peer_closed(&mut self, id: ConnId, why: Gone, now: Instant) -> Option<Farewell> {
         let entry = self.table.entry(id)?;
         match entry.phase {
-            Phase::Free { .. } if entry.leases == 0 => Some(self.end_idle(id.index, why, now)),
-            Phase::Free { .. } => {
-                self.retire(id, CloseReason::PeerClosedBusy);
+            Phase::Free { .. } if entry.leases == 0 => Some(self.end_idle(id.index, why.idle, now)),
+            Phase::Free { .. } | Phase::Busy if entry.streams > 1 => {
+                self.retire(id, why.busy);
                 None
             }
-            Phase::Opening | Phase::Busy => None,
+            Phase::Free { .. } | Phase::Opening | Phase::Busy => None,
         }
     }
 
@@ -335,14 +336,19 @@ impl PoolState {
 
     /// Ends the connection that has been idle for the longest, to make room.
     pub fn evict(&mut self, now: Instant) -> Option<(ConnId, Farewell)> {
-        self.end_oldest(CloseReason::Surplus, now)
+        self.end_oldest(CloseReason::Surplus, now, |_| true)
+    }
+
+    /// Ends an idle connection that speaks for somebody who has gone. Ask again until there is none.
+    pub fn evict_of(&mut self, gone: Identity, now: Instant) -> Option<(ConnId, Farewell)> {
+        self.end_oldest(CloseReason::Surplus, now, |life| life.identity == gone)
     }
 
     /// Ends one idle connection, and from now on every leased one at its release. Ask again until
     /// there is none.
     pub fn drain(&mut self, now: Instant) -> Option<(ConnId, Farewell)> {
         self.draining = true;
-        self.end_oldest(CloseReason::Drain, now)
+        self.end_oldest(CloseReason::Drain, now, |_| true)
     }
 
     /// Whether this pool is being emptied.
@@ -350,17 +356,15 @@ impl PoolState {
         self.draining
     }
 
-    fn end_oldest(&mut self, reason: CloseReason, now: Instant) -> Option<(ConnId, Farewell)> {
-        let mut next = self.table.oldest();
-        while let Some(index) = next {
-            let entry = &self.table[index];
-            if entry.leases == 0 {
-                let id = self.table.id(index);
-                return Some((id, self.end_idle(index, reason, now)));
-            }
-            next = entry.newer();
-        }
-        None
+    fn end_oldest(
+        &mut self,
+        reason: CloseReason,
+        now: Instant,
+        fits: impl Fn(&Life) -> bool,
+    ) -> Option<(ConnId, Farewell)> {
+        let index = self.table.oldest_idle(fits)?;
+        let id = self.table.id(index);
+        Some((id, self.end_idle(index, reason, now)))
     }
 
     /// The connection that would be leased next to whoever it suits.
@@ -369,7 +373,7 @@ impl PoolState {
         while let Some(index) = next {
             let entry = &self.table[index];
             if !self.is_too_old(entry, now) {
-                return Some(self.free(index, now));
+                return Some(self.table.free(index, now));
             }
             next = entry.older();
         }
@@ -380,7 +384,7 @@ impl PoolState {
     pub fn idle_for(&mut self, now: Instant, wants: Wants) -> Option<Free> {
         let index = self.choose(now, wants)?;
         // One that is in use as well cannot leave.
-        (self.table[index].leases == 0).then(|| self.free(index, now))
+        (self.table[index].leases == 0).then(|| self.table.free(index, now))
     }
 
     /// Leases this one of the free connections.
@@ -507,17 +511,6 @@ impl PoolState {
         entry
     }
 
-    fn free(&self, index: u32, now: Instant) -> Free {
-        let entry = &self.table[index];
-        Free {
-            id: self.table.id(index),
-            identity: entry.life.identity,
-            idle: entry.waited_at(now),
-            is_new: entry.life.exchanges == 0,
-            is_idle: entry.leases == 0,
-        }
-    }
-
     fn lease(&mut self, index: u32, now: Instant) -> Leased {
         let id = self.table.id(index);
         let entry = &mut self.table[index];
@@ -601,7 +594,7 @@ impl PoolState {
 mod tests {
     use proptest::prelude::*;
 
-    use std::net::SocketAddr;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
     use std::num::NonZeroU32;
 
     use crate::keepalive::KeepAlive;
@@ -609,6 +602,7 @@ mod tests {
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(60);
+    const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
     const SAFE: Duration = Duration::from_secs(1);
     const ANY: Wants = Wants {
         need: Need::Any,
@@ -744,14 +738,8 @@ mod tests {
         let second = open(&mut pool, now);
         assert_eq!(first.index(), second.index());
         assert_eq!(done(&mut pool, second, now), None);
-        assert_eq!(
-            pool.peer_closed(first, CloseReason::PeerClosedIdle, now),
-            None
-        );
-        assert!(
-            pool.peer_closed(second, CloseReason::PeerClosedIdle, now)
-                .is_some()
-        );
+        assert_eq!(pool.peer_closed(first, Gone::CLOSED, now), None);
+        assert!(pool.peer_closed(second, Gone::CLOSED, now).is_some());
         pool.check();
     }
 
@@ -886,7 +874,7 @@ mod tests {
     fn a_connection_serves_only_for_whom_it_speaks() {
         let now = Instant::now();
         let mut pool = pool(0);
-        let of = |n: u8| Identity(Some(SocketAddr::from(([10, 0, 0, n], 1))));
+        let of = |n: u8| Identity(Some((SocketAddr::from(([10, 0, 0, n], 1)), PROXY)));
         for n in 1..=3 {
             let id = pool.opening(now, of(n));
             let leased = pool.opened(id, 1, 0, now);
@@ -930,7 +918,7 @@ mod tests {
         let id = pool.opening(now, Identity(None));
         let _first = pool.opened(id, 9, 0, now);
         let _second = reuse(&mut pool, now);
-        assert_eq!(pool.peer_closed(id, CloseReason::PeerClosedIdle, now), None);
+        assert_eq!(pool.peer_closed(id, Gone::CLOSED, now), None);
         assert_eq!(pool.acquire(now, ANY), None);
         assert_eq!(done(&mut pool, id, now), None);
         assert_eq!(done(&mut pool, id, now), Some(CloseReason::PeerClosedBusy));
@@ -1022,7 +1010,7 @@ mod tests {
     }
 
     fn whom(n: u8) -> Identity {
-        Identity((n > 0).then(|| SocketAddr::from(([10, 0, 0, n], 1))))
+        Identity((n > 0).then(|| (SocketAddr::from(([10, 0, 0, n], 1)), PROXY)))
     }
 
     impl Outside {
@@ -1144,15 +1132,9 @@ mod tests {
                 }
                 Event::PeerClosed(which) => {
                     if let Some((id, since, _)) = pick(&mut self.parked, which) {
-                        let farewell = pool
-                            .peer_closed(id, CloseReason::PeerClosedIdle, now)
-                            .unwrap();
+                        let farewell = pool.peer_closed(id, Gone::CLOSED, now).unwrap();
                         assert_eq!(farewell.idle, now - since);
-                        assert_eq!(
-                            pool.peer_closed(id, CloseReason::PeerClosedIdle, now),
-                            None,
-                            "ended twice"
-                        );
+                        assert_eq!(pool.peer_closed(id, Gone::CLOSED, now), None, "ended twice");
                     }
                 }
                 Event::LendAndAdopt => {

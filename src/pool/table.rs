@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::keepalive::CloseReason;
 
-use super::words::Identity;
+use super::words::{Free, Identity};
 
 /// A connection of this pool, from the permission to open it until its end.
 ///
@@ -100,6 +100,31 @@ impl Table {
     /// The free connection that was parked first.
     pub(super) fn oldest(&self) -> Option<u32> {
         self.oldest
+    }
+
+    /// The free connection that has been idle for the longest, of those that fit.
+    pub(super) fn oldest_idle(&self, fits: impl Fn(&Life) -> bool) -> Option<u32> {
+        let mut next = self.oldest;
+        while let Some(index) = next {
+            let entry = &self[index];
+            if entry.leases == 0 && fits(&entry.life) {
+                return Some(index);
+            }
+            next = entry.newer();
+        }
+        None
+    }
+
+    /// What a free connection has to offer.
+    pub(super) fn free(&self, index: u32, now: Instant) -> Free {
+        let entry = &self[index];
+        Free {
+            id: self.id(index),
+            identity: entry.life.identity,
+            idle: entry.waited_at(now),
+            is_new: entry.life.exchanges == 0,
+            is_idle: entry.leases == 0,
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {

@@ -152,6 +152,9 @@ impl<C: Connect> Inner<C> {
                     } else {
                         return Err(match trouble.take() {
                             Some(error) => AcquireError::Connect(error),
+                            None if shared.lacks_ports() => {
+                                AcquireError::Connect(self.connector.out_of_ports())
+                            }
                             None => self.refuse(Refusal::AcquireTimeout),
                         });
                     }

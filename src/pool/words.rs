@@ -55,12 +55,12 @@ pub struct Free {
     pub is_idle: bool,
 }
 
-/// For whom a connection speaks, where that makes it unfit for others: the client's address in the
-/// PROXY header that it began with. All else that makes two connections interchangeable (the
+/// For whom a connection speaks, where that makes it unfit for others: the two ends of a client's
+/// connection, the client's and ours, in the PROXY header that it began with. All else that makes two connections interchangeable (the
 /// server's address, the protocol, TLS and its names and certificates) is the same in all of a
 /// pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Identity(pub Option<SocketAddr>);
+pub struct Identity(pub Option<(SocketAddr, SocketAddr)>);
 
 /// A connection granted for one exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,23 @@ pub enum End {
     Complete,
     /// The connection cannot carry another exchange.
     Spent(CloseReason),
+}
+
+/// Why a connection ends that its peer has made unusable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// If it is idle.
+    pub idle: CloseReason,
+    /// If it carries exchanges: after them.
+    pub busy: CloseReason,
+}
+
+impl Gone {
+    /// Its peer has closed it.
+    pub const CLOSED: Gone = Gone {
+        idle: CloseReason::PeerClosedIdle,
+        busy: CloseReason::PeerClosedBusy,
+    };
 }
 
 /// What a backend said in its `Keep-Alive` header.

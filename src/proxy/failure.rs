@@ -90,7 +90,9 @@ impl Failure {
             | Failure::Connect(
                 ConnectError::NoLocalPort { .. } | ConnectError::NoDescriptor { .. },
             ) => StatusCode::SERVICE_UNAVAILABLE,
-            Failure::Connect(ConnectError::Io { .. })
+            Failure::Connect(
+                ConnectError::Io { .. } | ConnectError::Tls { .. } | ConnectError::NotHttp2 { .. },
+            )
             | Failure::NoAnswer { .. }
             | Failure::BadAnswer { .. } => StatusCode::BAD_GATEWAY,
             Failure::Connect(ConnectError::Timeout { .. }) | Failure::AnswerTimeout { .. } => {
@@ -122,6 +124,9 @@ impl Failure {
                 "The proxy has no file descriptor left."
             }
             Failure::Connect(ConnectError::Io { .. }) => "The backend could not be reached.",
+            Failure::Connect(ConnectError::Tls { .. } | ConnectError::NotHttp2 { .. }) => {
+                "The backend could not be spoken to."
+            }
             Failure::Connect(ConnectError::Timeout { .. }) => {
                 "The backend did not accept a connection in time."
             }
@@ -135,7 +140,12 @@ impl Failure {
     /// the fault is this backend's.
     pub fn is_backends_connect_fault(&self) -> bool {
         match self {
-            Failure::Connect(ConnectError::Io { .. } | ConnectError::Timeout { .. }) => true,
+            Failure::Connect(
+                ConnectError::Io { .. }
+                | ConnectError::Timeout { .. }
+                | ConnectError::Tls { .. }
+                | ConnectError::NotHttp2 { .. },
+            ) => true,
             Failure::Connect(
                 ConnectError::NoLocalPort { .. } | ConnectError::NoDescriptor { .. },
             )

@@ -6,10 +6,12 @@
 mod body;
 mod failure;
 pub mod headers;
+mod layout;
 mod replay;
 pub mod retry;
 mod upstream;
 
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -23,41 +25,88 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, request};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::backend;
+use crate::backend::{self, SendError};
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
+use crate::pool::Identity;
 use crate::route::Router;
 
 use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts, Wish};
 use replay::Replay;
 use retry::Attempt;
-use upstream::Backend;
+use upstream::{Backend, Upstream};
 
 pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
-pub use upstream::{ServerCommon, Target, Upstream};
+pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
 
 /// One worker's half of the proxy: the routes, and its own connections to every backend.
 pub struct Proxy {
     router: Arc<Router<usize>>,
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<Rc<Upstream>>,
+    worker: usize,
 }
 
 impl Proxy {
-    /// A proxy whose routes name upstreams by their index.
-    pub fn new(router: Arc<Router<usize>>, upstreams: Vec<Upstream>) -> Proxy {
-        Proxy { router, upstreams }
+    /// The proxy of the `worker`-th worker. Runs on the current thread's runtime.
+    pub fn new(layout: &Layout, worker: usize) -> Proxy {
+        Proxy::made(layout, None, worker)
+    }
+
+    /// The proxy to take this one's place. What is in both layouts is taken over with its
+    /// connections; what has gone is drained. Exchanges of this one go on to their end.
+    #[must_use]
+    pub fn succeeded_by(&self, layout: &Layout) -> Proxy {
+        let next = Proxy::made(layout, Some(self), self.worker);
+        let kept: HashSet<_> = next.backends().map(Rc::as_ptr).collect();
+        for backend in self.backends() {
+            if !kept.contains(&Rc::as_ptr(backend)) {
+                backend.drain();
+            }
+        }
+        next
+    }
+
+    fn made(layout: &Layout, old: Option<&Proxy>, worker: usize) -> Proxy {
+        let old: HashMap<_, _> = old
+            .iter()
+            .flat_map(|old| &old.upstreams)
+            .map(|upstream| (upstream.settings().name.as_str(), upstream))
+            .collect();
+        let upstream = |plan: &Arc<UpstreamPlan>| match old.get(plan.settings.name.as_str()) {
+            Some(old) if Arc::ptr_eq(old.plan(), plan) => Rc::clone(old),
+            old => Rc::new(Upstream::new(plan, old.map(AsRef::as_ref), worker)),
+        };
+        Proxy {
+            router: Arc::clone(&layout.router),
+            upstreams: layout.upstreams.iter().map(upstream).collect(),
+            worker,
+        }
+    }
+
+    fn backends(&self) -> impl Iterator<Item = &Rc<Backend>> {
+        self.upstreams
+            .iter()
+            .flat_map(|upstream| upstream.backends())
     }
 
     /// Closes idle backend connections now, the others after their exchange.
     pub fn drain(&self) {
         for upstream in &self.upstreams {
             upstream.drain();
+        }
+    }
+
+    /// A client has gone. Connections to backends that know it by name are of no more use.
+    pub fn client_left(&self, client: &Conn) {
+        if let Some(ends) = client.known_ends() {
+            for upstream in &self.upstreams {
+                upstream.client_left(Identity(Some(ends)));
+            }
         }
     }
 
@@ -117,7 +166,8 @@ impl Proxy {
         let need = retry::need(idempotent, length, kept);
         // Once it has begun to go out there is no use in keeping what passes of its body.
         let goes_once = !idempotent || length.is_some_and(|length| length > kept);
-        let (backend, mut lease) = upstream.lease(now, need).await?;
+        let wants = upstream.wants(need, client);
+        let (backend, mut lease) = upstream.lease(now, wants).await?;
         headers::forward_request(
             &mut parts,
             facts,
@@ -140,8 +190,8 @@ impl Proxy {
         let mut before = 0;
         let response = loop {
             // Should the backend close the connection at this moment.
-            let replay = lease
-                .is_reused()
+            let may_refuse = lease.conn().may_refuse();
+            let replay = (lease.is_reused() || may_refuse)
                 .then(|| Replay::keep(&request, lease.conn(), kept));
             backend.tally.request();
             // Opening a connection took its time; a waiting one is there at once.
@@ -151,33 +201,32 @@ impl Proxy {
                 Instant::now()
             };
             client.wait_for_backend(asked, timeout);
-            lease.conn().socket().send_head_from(client.socket());
+            lease.conn().take_names_of(client.socket());
             let sent = pin!(lease.conn().send(request));
             if let Some(replay) = &replay
                 && goes_once
-                && lease.conn().socket().has_sent()
+                && !may_refuse
+                && lease.conn().has_sent()
             {
                 replay.let_body_go();
             }
-            let (failure, unsent) = match answered(client, sent).await {
+            let lost = match answered(client, backend, lease.is_reused(), sent).await {
                 Ok(response) => break response,
-                Err(Unanswered::Expired(wait)) => (expired(wait, backend), None),
-                Err(Unanswered::Unsent(unsent, error)) => (
-                    failed(error, client.body_fault(), backend, lease.is_reused()),
-                    Some(*unsent),
-                ),
-                Err(Unanswered::Failed(error)) => (
-                    failed(error, client.body_fault(), backend, lease.is_reused()),
-                    None,
-                ),
+                Err(lost) => lost,
             };
-            let unanswered = matches!(failure, Failure::NoAnswer { .. });
-            let socket = lease.conn().socket();
+            let Unanswered {
+                failure,
+                unsent,
+                refused,
+            } = *lost;
+            let (is_reused, conn) = (lease.is_reused(), lease.conn());
+            let is_silence = matches!(failure, Failure::NoAnswer { .. });
             let attempt = Attempt {
-                reused: replay.is_some(),
+                reused: is_reused,
                 before,
-                unsent: unsent.is_some() || unanswered && !socket.has_sent(),
-                silent: unanswered && !socket.has_heard(),
+                unsent: unsent.is_some() || is_silence && !conn.has_sent(),
+                refused,
+                silent: is_silence && !conn.has_heard(),
                 idempotent,
                 whole: unsent.is_some() || replay.as_ref().is_some_and(Replay::is_whole),
             };
@@ -195,10 +244,10 @@ impl Proxy {
                 return Err(failure);
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
-            lease.conn().socket().take_head_back(client.socket());
+            lease.conn().give_names_back(client.socket());
             lease.spent(CloseReason::PeerClosedIdle);
             drop(lease);
-            lease = backend.lease_fresh().await?;
+            lease = backend.lease_fresh(wants.identity).await?;
             backend.tally.sent_again(proof as usize);
             before += 1;
             request = again;
@@ -217,32 +266,37 @@ fn wish(lease: &BackendLease, settings: &backend::Settings) -> Wish {
     }
 }
 
-/// Why there is no response.
-enum Unanswered {
-    /// Nothing of the request was sent; here it is, and why.
-    Unsent(Box<Request<RequestBody>>, hyper::Error),
-    /// A wait of the exchange lasted too long.
-    Expired(Wait),
-    Failed(hyper::Error),
+/// A request without a response.
+struct Unanswered {
+    failure: Failure,
+    /// The request, if nothing of it was sent.
+    unsent: Option<Request<RequestBody>>,
+    /// The backend says that it has not processed it.
+    refused: bool,
 }
 
 /// Waits for a response's head, as long as the exchange's waits allow.
 async fn answered(
     client: &Conn,
-    mut sent: Pin<
-        &mut impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
-    >,
-) -> Result<Response<Incoming>, Unanswered> {
+    backend: &Backend,
+    reused: bool,
+    mut sent: Pin<&mut impl Future<Output = Result<Response<Incoming>, SendError<RequestBody>>>>,
+) -> Result<Response<Incoming>, Box<Unanswered>> {
     poll_fn(|cx| {
         if let Some(wait) = client.expired() {
-            return Poll::Ready(Err(Unanswered::Expired(wait)));
+            return Poll::Ready(Err(Box::new(Unanswered {
+                failure: expired(wait, backend),
+                unsent: None,
+                refused: false,
+            })));
         }
-        sent.as_mut()
-            .poll(cx)
-            .map_err(|mut error| match error.take_message() {
-                Some(unsent) => Unanswered::Unsent(Box::new(unsent), error.into_error()),
-                None => Unanswered::Failed(error.into_error()),
+        sent.as_mut().poll(cx).map_err(|lost| {
+            Box::new(Unanswered {
+                failure: failed(lost.error, client.body_fault(), backend, reused),
+                unsent: lost.unsent,
+                refused: lost.not_processed,
             })
+        })
     })
     .await
 }
@@ -252,7 +306,7 @@ fn expired(wait: Wait, backend: &Backend) -> Failure {
         Wait::RequestBody => Failure::BodyTimeout,
         Wait::Backend | Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite => {
             Failure::AnswerTimeout {
-                backend: backend.address(),
+                backend: backend.address().clone(),
             }
         }
     }
@@ -264,7 +318,7 @@ fn failed(
     backend: &Backend,
     reused: bool,
 ) -> Failure {
-    let backend = backend.address();
+    let backend = backend.address().clone();
     match fault {
         Some(BodyFault::TooLong(limit)) => Failure::BodyTooLong(limit),
         Some(BodyFault::Unreadable) => Failure::BadRequest("The request body could not be read."),
@@ -294,13 +348,13 @@ fn relay(
     lease.hint(facts.hint);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS || facts.coded {
         let failure = Failure::BadAnswer {
-            backend: backend.address(),
+            backend: backend.address().clone(),
             source: None,
         };
         lease.spent(failure.close_reason());
         return Err(failure);
     }
-    client.socket().send_head_from(lease.conn().socket());
+    lease.conn().give_names_to(client.socket());
     let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
     headers::say_connection(
         &mut parts.headers,
@@ -319,7 +373,7 @@ fn relay(
         incoming,
         lease,
         client,
-        backend.address(),
+        backend.address().clone(),
         timeout,
         facts.ambiguous,
     );

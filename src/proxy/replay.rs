@@ -118,6 +118,8 @@ pub(super) struct Kept {
     /// The most that may be kept.
     bound: u64,
     keeps: bool,
+    /// It goes out for the second time: what passes now is not kept once more.
+    goes_again: bool,
     /// Something has passed and is not kept.
     is_cut: bool,
 }
@@ -125,8 +127,10 @@ pub(super) struct Kept {
 impl Kept {
     /// Keeps what passes from here on, up to `bound` bytes.
     pub(super) fn keep(&mut self, bound: u64) {
-        self.bound = bound;
-        self.keeps = bound > 0;
+        if !self.goes_again {
+            self.bound = bound;
+            self.keeps = bound > 0;
+        }
     }
 
     /// Keeps nothing any more. What is to be sent again is not touched.
@@ -175,6 +179,7 @@ impl Kept {
     pub(super) fn rewind(&mut self) {
         self.close_rest();
         self.keeps = false;
+        self.goes_again = true;
     }
 
     /// The next piece to be sent again.
@@ -182,7 +187,9 @@ impl Kept {
         if self.keeps {
             return None;
         }
-        self.first.take().or_else(|| self.pieces.pop_front())
+        let piece = self.first.take().or_else(|| self.pieces.pop_front());
+        self.is_cut |= piece.is_some();
+        piece
     }
 
     /// The trailers to be sent again, after the last piece.
@@ -190,7 +197,9 @@ impl Kept {
         if self.keeps {
             return None;
         }
-        self.trailers.take()
+        let trailers = self.trailers.take();
+        self.is_cut |= trailers.is_some();
+        trailers
     }
 
     /// How many bytes are to be sent again, and whether trailers are.
@@ -259,6 +268,16 @@ mod tests {
         assert_eq!(kept.left(), (4, false));
         assert_eq!(kept.next().map(|piece| piece.len()), Some(4));
         assert_eq!(kept.next(), None);
+    }
+
+    #[test]
+    fn what_goes_out_for_the_second_time_is_not_kept_once_more() {
+        let mut kept = passed(10, &[4]);
+        kept.rewind();
+        kept.keep(10);
+        assert_eq!((kept.left(), kept.is_whole()), ((4, false), true));
+        assert!(kept.next().is_some());
+        assert!(!kept.is_whole(), "it has passed");
     }
 
     proptest! {

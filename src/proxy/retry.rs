@@ -5,7 +5,8 @@
 //! What then may be sent again is a matter of proof, not of luck:
 //!
 //! - nothing of it was written, since the library gave it back or since the kernel took not a byte of
-//!   it: whatever the method;
+//!   it; or the backend says that it has not processed it (HTTP/2: RFC 9113 §8.7): whatever the
+//!   method;
 //! - not a byte of a response came, and doing it twice does what doing it once does (RFC 9110
 //!   §9.2.2), or the client says that the backend can tell (`Idempotency-Key`), once, on
 //!   a connection opened for it.
@@ -19,7 +20,7 @@ use http::{HeaderMap, Method};
 
 use crate::pool::Need;
 
-/// So often may a request be sent again of which nothing was written.
+/// So often may a request be sent again of which nothing was written, or that was refused.
 const UNSENT_TRIES: u32 = 3;
 
 /// What is known when an exchange has ended without an answer.
@@ -31,6 +32,8 @@ pub struct Attempt {
     pub before: u32,
     /// Nothing of it was written.
     pub unsent: bool,
+    /// The backend says that it has not processed it.
+    pub refused: bool,
     /// Not a byte of a response came.
     pub silent: bool,
     /// It may be done twice.
@@ -47,11 +50,19 @@ pub enum Proof {
     Unsent,
     /// It may be done twice, and nothing was answered.
     Repeatable,
+    /// The backend says that it has not processed it.
+    Refused,
 }
 
 /// Judges whether a request may be sent again, and why.
 pub fn again(attempt: &Attempt) -> Option<Proof> {
-    if !attempt.reused || !attempt.whole {
+    if !attempt.whole {
+        return None;
+    }
+    if attempt.refused {
+        return (attempt.before < UNSENT_TRIES).then_some(Proof::Refused);
+    }
+    if !attempt.reused {
         return None;
     }
     if attempt.unsent {
@@ -85,6 +96,7 @@ mod tests {
         reused: true,
         before: 0,
         unsent: false,
+        refused: false,
         silent: true,
         idempotent: true,
         whole: true,
@@ -107,6 +119,10 @@ mod tests {
         assert_eq!(rule(unsent), Some(Proof::Unsent));
         let half = |it: &mut Attempt| (it.unsent, it.whole) = (true, false);
         assert_eq!(rule(half), None, "its body has begun to be read");
+        let refused = |it: &mut Attempt| {
+            (it.refused, it.reused, it.idempotent) = (true, false, false);
+        };
+        assert_eq!(rule(refused), Some(Proof::Refused), "on a new one too");
         for (before, proof) in [(2, Some(Proof::Unsent)), (3, None)] {
             let attempt = Attempt {
                 before,

@@ -1,9 +1,9 @@
 //! One upstream as one worker sees it: whose turn it is, and a connection to it.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::HeaderValue;
 use tokio::time::Instant;
 use tracing::info;
@@ -11,84 +11,102 @@ use tracing::info;
 use crate::account::PoolTally;
 use crate::backend::{self, Connector};
 use crate::balance::Balance;
+use crate::client::Conn;
 use crate::net::{BackendAddr, ConnectError};
-use crate::pool::{AcquireError, Common, Connect, Need, Pool, Wants};
+use crate::pool::{AcquireError, Identity, Need, Pool, Wants};
 
 use super::Chain;
 use super::body::{BackendLease, RequestBody};
 use super::failure::Failure;
+use super::layout::{ServerCommon, Target, UpstreamPlan};
 
 /// One upstream as one worker sees it.
-pub struct Upstream {
-    settings: backend::Settings,
+pub(super) struct Upstream {
+    plan: Arc<UpstreamPlan>,
     balance: RefCell<Balance>,
-    backends: Vec<Backend>,
+    /// In the order of the plan.
+    backends: Vec<Rc<Backend>>,
 }
 
 /// One backend, and this worker's connections to it.
 pub(super) struct Backend {
     pool: Pool<Connector<RequestBody>>,
+    common: Arc<ServerCommon>,
     /// Its address as a `Host` header.
     pub(super) host: HeaderValue,
     pub(super) tally: Arc<PoolTally>,
 }
 
-/// What the workers have in common of one backend.
-pub type ServerCommon = Common<<Connector<RequestBody> as Connect>::Lent>;
-
-/// One address of an upstream, looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The backend's address.
-    pub backend: BackendAddr,
-    /// Its weight.
-    pub weight: u32,
-}
-
 impl Upstream {
-    /// An upstream of these backends, as the `worker`-th worker sees it, each with what all workers
-    /// have in common of it. Runs on the current thread's runtime.
-    pub fn new(
-        settings: backend::Settings,
-        targets: &[(Target, Arc<ServerCommon>)],
-        worker: usize,
-    ) -> Upstream {
-        let backends = targets.iter().map(|(target, common)| Backend {
-            pool: Pool::new(
-                Connector::new(
-                    target.backend,
-                    settings.connect_timeout,
-                    settings.closing,
-                    &settings.source_addresses,
-                    Arc::clone(&common.tallies()[worker]),
-                )
-                .probing(settings.probe_idle),
-                Arc::clone(common),
-                worker,
-            ),
-            host: HeaderValue::from_maybe_shared(Bytes::from(target.backend.to_string()))
-                .expect("a socket address is visible ASCII"),
-            tally: Arc::clone(&common.tallies()[worker]),
-        });
-        Upstream {
-            backends: backends.collect(),
-            balance: RefCell::new(Balance::new(
-                targets.iter().map(|(target, _)| target.weight),
-            )),
-            settings,
+    /// The upstream as `plan` has it and the `worker`-th worker sees it. Backends that `old` has
+    /// too are taken over with their connections. Runs on the current thread's runtime.
+    pub(super) fn new(plan: &Arc<UpstreamPlan>, old: Option<&Upstream>, worker: usize) -> Upstream {
+        let mut backends = Vec::new();
+        let mut places = Vec::new();
+        for (target, common) in &plan.servers {
+            let place = old.and_then(|old| old.place(common));
+            let backend = match (old, place) {
+                (Some(old), Some(place)) => Rc::clone(&old.backends[place]),
+                _ => Rc::new(Backend::new(target, common, &plan.settings, worker)),
+            };
+            backends.push(backend);
+            places.push((target.weight, place));
         }
+        let balance = match old {
+            Some(old) => old.balance.borrow().carried_over(places),
+            None => Balance::new(places.into_iter().map(|(weight, _)| weight)),
+        };
+        Upstream {
+            plan: Arc::clone(plan),
+            balance: RefCell::new(balance),
+            backends,
+        }
+    }
+
+    /// What it was made from.
+    pub(super) fn plan(&self) -> &Arc<UpstreamPlan> {
+        &self.plan
+    }
+
+    fn place(&self, common: &Arc<ServerCommon>) -> Option<usize> {
+        self.backends
+            .iter()
+            .position(|backend| Arc::ptr_eq(&backend.common, common))
+    }
+
+    /// Its backends.
+    pub(super) fn backends(&self) -> &[Rc<Backend>] {
+        &self.backends
     }
 
     /// Closes idle backend connections now, the others after their exchange.
     pub(super) fn drain(&self) {
         for backend in &self.backends {
-            backend.pool.drain();
+            backend.drain();
         }
     }
 
     /// What is asked for.
     pub(super) fn settings(&self) -> &backend::Settings {
-        &self.settings
+        &self.plan.settings
+    }
+
+    /// What a request of this client asks of a connection.
+    pub(super) fn wants(&self, need: Need, client: &Conn) -> Wants {
+        let identity = match self.settings().proxy_protocol {
+            None => Identity::default(),
+            Some(_) => Identity(client.ends()),
+        };
+        Wants { need, identity }
+    }
+
+    /// A client has gone that connections may have been opened for.
+    pub(super) fn client_left(&self, gone: Identity) {
+        if self.settings().proxy_protocol.is_some() {
+            for backend in &self.backends {
+                backend.pool.end_of(gone);
+            }
+        }
     }
 
     /// A connection to the backend whose turn it is: one that waits, or else one that is waited
@@ -96,13 +114,9 @@ impl Upstream {
     pub(super) async fn lease(
         &self,
         now: Instant,
-        need: Need,
+        wants: Wants,
     ) -> Result<(&Backend, BackendLease), Failure> {
         let index = self.pick(now, &[]).ok_or_else(|| self.no_server())?;
-        let wants = Wants {
-            need,
-            ..Wants::default()
-        };
         match self.backends[index].pool.acquire(now, wants) {
             Some(lease) => Ok((&self.backends[index], lease)),
             // Boxed: rare, and large beside the rest of an exchange.
@@ -150,17 +164,43 @@ impl Upstream {
 
     fn no_server(&self) -> Failure {
         Failure::NoServer {
-            upstream: self.settings.name.clone(),
+            upstream: self.settings().name.clone(),
         }
     }
 }
 
 impl Backend {
+    fn new(
+        target: &Target,
+        common: &Arc<ServerCommon>,
+        settings: &backend::Settings,
+        worker: usize,
+    ) -> Backend {
+        let tally = &common.tallies()[worker];
+        let connector = Connector::new(
+            target.backend.clone(),
+            target.dial(settings),
+            settings,
+            Arc::clone(tally),
+        );
+        Backend {
+            pool: Pool::new(connector, Arc::clone(common), worker),
+            common: Arc::clone(common),
+            host: target.host_header(),
+            tally: Arc::clone(tally),
+        }
+    }
+
+    /// Closes its idle connections now, the others after their exchange.
+    pub(super) fn drain(&self) {
+        self.pool.drain();
+    }
+
     /// A connection that cannot have been closed for its age: a new one, or one that comes free.
-    pub(super) async fn lease_fresh(&self) -> Result<BackendLease, Failure> {
+    pub(super) async fn lease_fresh(&self, identity: Identity) -> Result<BackendLease, Failure> {
         let wants = Wants {
             need: Need::Fresh,
-            ..Wants::default()
+            identity,
         };
         Box::pin(self.pool.wait(Instant::now(), wants))
             .await
@@ -171,14 +211,14 @@ impl Backend {
         match error {
             AcquireError::Connect(error) => Failure::Connect(error),
             AcquireError::Refused(why) => Failure::NoConnection {
-                backend: self.address(),
+                backend: self.address().clone(),
                 why,
             },
         }
     }
 
     /// Its address.
-    pub(super) fn address(&self) -> BackendAddr {
+    pub(super) fn address(&self) -> &BackendAddr {
         self.pool.connector().backend()
     }
 }

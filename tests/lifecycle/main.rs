@@ -12,8 +12,10 @@
 mod demo;
 mod keep_alive;
 mod kernel;
+mod kernel_transports;
 mod program;
 mod proxy;
+mod reload;
 mod shutdown;
 mod start;
 #[path = "../support/mod.rs"]

@@ -13,20 +13,28 @@ use crate::support::client::Client;
 use crate::support::process::Process;
 use crate::support::{PATIENCE, wait_until};
 
+/// The name of the file it reads.
+const FILE: &str = "warmline.toml";
+
 /// `warmline run` on a free port; stopped when dropped.
 pub struct Program {
     process: Process,
     /// Where it listens.
     pub addr: SocketAddr,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Program {
     /// In front of `backend`, with `server` in the section of that name.
     pub fn start(backend: SocketAddr, server: &str) -> Program {
+        Program::with_file(&config("127.0.0.1:0", backend, server))
+    }
+
+    /// With this file.
+    pub fn with_file(text: &str) -> Program {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("warmline.toml");
-        fs::write(&file, config("127.0.0.1:0", backend, server)).unwrap();
+        let file = dir.path().join(FILE);
+        fs::write(&file, text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_warmline"));
         command.args(["run", "-c"]).arg(&file);
         Program::launch(&mut command, dir)
@@ -53,8 +61,26 @@ impl Program {
         Program {
             process,
             addr: addr.unwrap(),
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// Puts other text into its file, and has it read; returns what the log says of it from there on.
+    pub fn reload(&self, text: &str) -> String {
+        fs::write(self.dir.path().join(FILE), text).unwrap();
+        let before = self.log().len();
+        self.signal(Signal::HUP);
+        let mut said = String::new();
+        wait_until(PATIENCE, "the log to say what became of it", || {
+            said = self.log().split_off(before);
+            let outcomes = ["reloaded; changed", "not reloaded"];
+            outcomes.iter().any(|outcome| {
+                // Not before the line is whole.
+                said.split_once(outcome)
+                    .is_some_and(|(_, rest)| rest.contains('\n'))
+            })
+        });
+        said
     }
 
     /// A new connection to it.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use warmline::account::PoolFigures;
 use warmline::backend::{self, ServerSettings};
 use warmline::client;
 use warmline::keepalive::KeepAlive;
@@ -40,6 +41,7 @@ impl Proxy {
         let mut settings = Settings {
             workers: 1,
             shutdown_timeout: Duration::from_secs(1),
+            resolver: Vec::new(),
             client: client::Settings::default(),
             listeners: vec![ListenerSettings { address: local(0) }],
             routes: vec![RouteSettings {
@@ -60,6 +62,12 @@ impl Proxy {
     /// A new connection to it.
     pub fn client(&self) -> Client {
         Client::connect(self.addr)
+    }
+
+    /// The figures of its upstream.
+    pub fn figures(&self) -> PoolFigures {
+        let server = self.server.as_ref();
+        server.expect("it runs until it is dropped").upstreams()[0].sum()
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use crate::program::{Program, config, warmline};
 use crate::proxy::{GET, ask};
-use crate::support::local;
 use crate::support::scripted::Backend;
+use crate::support::{local, process};
 
 /// Runs `warmline run` with this configuration, which is to fail.
 fn fails(config: &str) -> Output {
@@ -63,6 +63,46 @@ fn a_backend_whose_name_is_unknown_is_named() {
     // RFC 6761 §6.4: no resolver knows a name below `invalid`.
     let text = config("127.0.0.1:0", local(9), "").replace("127.0.0.1:9\"", "backend.invalid:9\"");
     assert_says(&fails(&text), &["error: upstream app", "backend.invalid:9"]);
+}
+
+#[test]
+fn sockets_that_cannot_be_as_they_are_asked_for_are_named() {
+    let with = |setting: &str| config("127.0.0.1:0", local(9), "") + setting;
+    for (setting, words) in [
+        (
+            "bind_device = \"no-such-device\"",
+            "bind_device: No such device",
+        ),
+        // TEST-NET-1, RFC 5737: nobody's.
+        (
+            "source_addresses = [\"192.0.2.1\"]",
+            "source address 192.0.2.1: ",
+        ),
+        (
+            "source_port_range = \"1-2\"",
+            "source_port_range 1-2 has no port of net.ipv4.ip_local_port_range",
+        ),
+    ] {
+        assert_says(&fails(&with(setting)), &["error: upstream app: ", words]);
+    }
+    // Not even root may set a mark without the capability.
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("warmline.toml"), with("mark = 7")).unwrap();
+    let mut command = Command::new(process::find(&["setpriv"], "util-linux"));
+    if rustix::process::geteuid().is_root() {
+        command.arg("--bounding-set=-net_admin,-net_raw");
+    }
+    let output = command
+        .arg(env!("CARGO_BIN_EXE_warmline"))
+        .args(["run", "-c", "warmline.toml"])
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("setpriv can be run");
+    assert_says(
+        &output,
+        &["error: upstream app: mark: ", "SO_MARK needs CAP_NET_ADMIN"],
+    );
 }
 
 #[test]

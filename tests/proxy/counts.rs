@@ -269,7 +269,12 @@ fn ledger(
         proxy.figures().ended_by(close) == count
     });
     let figures = proxy.figures();
-    let entries: u64 = figures.ends.iter().flatten().sum();
+    let entries: u64 = figures
+        .ends
+        .iter()
+        .flatten()
+        .map(|end| end.connections)
+        .sum();
     assert_eq!(entries, figures.counts.closed_total(), "{:?}", figures.ends);
     assert_eq!(entries, count, "{:?}", figures.ends);
 }

@@ -9,15 +9,20 @@ mod support;
 
 mod balance;
 mod bodies;
+mod closing;
 mod counts;
 mod desync;
 mod errors;
 mod forwarding;
 mod headers;
+mod http2;
 mod memory;
+mod names;
 mod race;
 mod random;
+mod sockets;
 mod stale;
+mod tls;
 mod unsent;
 mod workers;
 

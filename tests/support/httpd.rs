@@ -207,6 +207,20 @@ fn run(dir: &Path) -> Process {
     Process::start(&mut command, &dir.join("output"))
 }
 
+/// What loads a module, such as `http2`, where it is not built in.
+pub fn load(name: &str) -> String {
+    let modules = MODULE_FOLDERS
+        .iter()
+        .map(Path::new)
+        .find(|folder| folder.is_dir())
+        .unwrap_or_else(|| panic!("this test needs httpd's modules, which are not installed: `apt-get install apache2-bin`"));
+    let file = modules.join(format!("mod_{name}.so"));
+    format!(
+        "<IfModule !{name}_module>\nLoadModule {name}_module {}\n</IfModule>\n",
+        file.display()
+    )
+}
+
 /// The file it is asked for until it answers.
 fn ready_name(dir: &Path) -> String {
     let name = dir.file_name().expect("a temporary folder has a name");
@@ -215,19 +229,7 @@ fn ready_name(dir: &Path) -> String {
 
 fn config(dir: &Path, addr: SocketAddr, extra: &str) -> String {
     let dir_text = dir.display();
-    let modules = MODULE_FOLDERS
-        .iter()
-        .map(Path::new)
-        .find(|folder| folder.is_dir())
-        .unwrap_or_else(|| panic!("this test needs httpd's modules, which are not installed: `apt-get install apache2-bin`"));
-    let mut load = String::new();
-    for name in MODULES {
-        let file = modules.join(format!("mod_{name}.so"));
-        load += &format!(
-            "<IfModule !{name}_module>\nLoadModule {name}_module {}\n</IfModule>\n",
-            file.display()
-        );
-    }
+    let load: String = MODULES.into_iter().map(load).collect();
     let user = if rustix::process::geteuid().is_root() {
         "User nobody\nGroup #65534\n"
     } else {

@@ -4,6 +4,8 @@
 //! - [`nginx::Nginx`] and [`httpd::Httpd`]: the real programs as backends, with their own counts;
 //! - [`scripted::Backend`]: our own backend, which does whatever a test needs a backend to do;
 //! - [`proxy::TestProxy`]: the proxy under test, or with [`proxy::Program`] the program itself;
+//! - [`http2::Http2`]: the same for HTTP/2;
+//! - [`certs::Authority`]: certificates that nobody else trusts;
 //! - [`client::Client`]: bytes out, bytes in; [`curl`] where a real client is wanted.
 //!
 //! All of it is blocking and runs on threads of its own, so that it works beside any runtime; from a
@@ -21,7 +23,10 @@
     clippy::wildcard_enum_match_arm
 )]
 
+pub mod certs;
 pub mod client;
+pub mod dns;
+pub mod http2;
 pub mod httpd;
 pub mod nginx;
 pub mod node;

@@ -41,6 +41,12 @@ if (process.argv[2] === "silent")
 server.listen(0, "127.0.0.1", () => console.log(server.address().port));
 "#;
 
+/// The same for HTTP/2, answering `from node`.
+const HTTP2: &str = r#"
+const server = require("http2").createServer((request, response) => response.end("from node"));
+server.listen(0, "127.0.0.1", () => console.log(server.address().port));
+"#;
+
 /// A running server; ended when dropped.
 pub struct Node {
     /// Where it listens.
@@ -53,13 +59,22 @@ impl Node {
     /// Starts one that closes connections idle for `keep_alive` milliseconds; `hints`: whether it
     /// says so in its responses.
     pub fn start(keep_alive: u32, hints: bool) -> Node {
+        let hints = if hints { "hints" } else { "silent" };
+        Node::run(SERVER, &[&keep_alive.to_string(), hints])
+    }
+
+    /// Starts one that speaks HTTP/2 without TLS.
+    pub fn http2() -> Node {
+        Node::run(HTTP2, &[])
+    }
+
+    fn run(script: &str, args: &[&str]) -> Node {
         let folder = TempDir::new().expect("a temporary folder can be made");
         let output = folder.path().join("output");
         let process = Process::start(
             Command::new(find(&["node", "nodejs"], "nodejs"))
-                .args(["-e", SERVER, "--"])
-                .arg(keep_alive.to_string())
-                .arg(if hints { "hints" } else { "silent" }),
+                .args(["-e", script, "--"])
+                .args(args),
             &output,
         );
         wait_until(PATIENCE, "node to listen", || {

@@ -57,6 +57,7 @@ impl TestProxy {
                 workers: 1,
                 // What a test leaves in flight is not worth waiting for.
                 shutdown_timeout: Duration::from_secs(1),
+                resolver: Vec::new(),
                 client: client::Settings::default(),
                 listeners: vec![ListenerSettings {
                     address: super::local(0),
@@ -85,11 +86,7 @@ impl TestProxy {
     pub fn figures(&self) -> PoolFigures {
         let mut sum = PoolFigures::default();
         for upstream in self.server().upstreams() {
-            for (_, common) in &upstream.backends {
-                for tally in common.tallies() {
-                    tally.add_to(&mut sum);
-                }
-            }
+            upstream.add_to(&mut sum);
         }
         sum
     }
@@ -140,6 +137,11 @@ impl Builder {
     pub fn unlimited(self) -> Builder {
         self.upstream(|upstream| upstream.pool.keep_alive.max_requests = None)
             .client(|client| client.keep_alive.max_requests = None)
+    }
+
+    /// The settings it would be started with.
+    pub fn into_settings(self) -> Settings {
+        self.settings
     }
 
     /// Starts it.

@@ -1,0 +1,212 @@
+//! The settings of the proxy as a whole, of its client side and of the routes: the first half of the
+//! list in [`keys`](super::keys).
+
+use super::setting::{Default, Setting, Table, Takes};
+
+/// `[server]`.
+pub const SERVER: Table = Table {
+    header: "[server]",
+    key: "server",
+    about: "The proxy as a whole.",
+    settings: &[
+        Setting {
+            name: "workers",
+            alias: None,
+            takes: Takes::Whole {
+                least: 0,
+                most: 1024,
+                unit: "threads",
+                zero: Some("one per core"),
+            },
+            default: Default::Is("0"),
+            meaning: "Worker threads, each with its own listeners, pools and event loop.",
+            apache: "`ServerLimit`, `ThreadsPerChild`",
+            nginx: "`worker_processes` (1)",
+        },
+        Setting {
+            name: "shutdown_timeout",
+            alias: None,
+            takes: Takes::Time {
+                zero: Some("waits for none"),
+            },
+            default: Default::Is("\"30s\""),
+            meaning: "How long requests in flight may take to finish once the proxy was told to stop.",
+            apache: "`GracefulShutdownTimeout` (0, unlimited)",
+            nginx: "`worker_shutdown_timeout` (unlimited)",
+        },
+        Setting {
+            name: "resolver",
+            alias: None,
+            takes: Takes::NameServers,
+            default: Default::None("those of `/etc/resolv.conf`"),
+            meaning: "The name servers to ask for the addresses of backends. `/etc/hosts` comes first \
+                      in any case.",
+            apache: "none",
+            nginx: "`resolver` (none: the system's, once)",
+        },
+    ],
+};
+
+/// `[client]`.
+pub const CLIENT: Table = Table {
+    header: "[client]",
+    key: "client",
+    about: "Towards clients.",
+    settings: &[
+        Setting {
+            name: "keep_alive",
+            alias: Some("KeepAlive"),
+            takes: Takes::Switch,
+            default: Default::Is("true"),
+            meaning: "Whether a client's connection is kept for further requests. Off is one \
+                      request a connection.",
+            apache: "`KeepAlive` (On)",
+            nginx: "`keepalive_timeout 0` turns it off",
+        },
+        Setting {
+            name: "max_keep_alive_requests",
+            alias: Some("MaxKeepAliveRequests"),
+            takes: Takes::Whole {
+                least: 0,
+                most: u32::MAX as u64,
+                unit: "requests",
+                zero: Some("unlimited"),
+            },
+            default: Default::Is("100"),
+            meaning: "How many responses may promise to keep the connection. The one after them \
+                      still arrives and ends it, as in Apache.",
+            apache: "`MaxKeepAliveRequests` (100)",
+            nginx: "`keepalive_requests` (1000)",
+        },
+        Setting {
+            name: "keep_alive_timeout",
+            alias: Some("KeepAliveTimeout"),
+            takes: Takes::Time {
+                zero: Some("keeps none"),
+            },
+            default: Default::Is("\"5s\""),
+            meaning: "The longest a kept connection may wait for its next request.",
+            apache: "`KeepAliveTimeout` (5)",
+            nginx: "`keepalive_timeout` (75s)",
+        },
+        Setting {
+            name: "timeout",
+            alias: Some("Timeout"),
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"60s\""),
+            meaning: "The longest one read from or write to a client may make no progress.",
+            apache: "`Timeout` (60)",
+            nginx: "`client_header_timeout`, `client_body_timeout`, `send_timeout` (60s)",
+        },
+        Setting {
+            name: "limit_request_line",
+            alias: Some("LimitRequestLine"),
+            takes: Takes::Bytes {
+                least: 1,
+                most: 1 << 20,
+                zero: None,
+            },
+            default: Default::Is("8190"),
+            meaning: "The longest request target; longer is answered 414.",
+            apache: "`LimitRequestLine` (8190)",
+            nginx: "`large_client_header_buffers` (4 of 8k)",
+        },
+        Setting {
+            name: "limit_request_fields",
+            alias: Some("LimitRequestFields"),
+            takes: Takes::Whole {
+                least: 1,
+                most: 32_767,
+                unit: "lines",
+                zero: None,
+            },
+            default: Default::Is("100"),
+            meaning: "The most header lines of a request; more are answered 431.",
+            apache: "`LimitRequestFields` (100)",
+            nginx: "none",
+        },
+        Setting {
+            name: "limit_request_field_size",
+            alias: Some("LimitRequestFieldSize"),
+            takes: Takes::Bytes {
+                least: 1,
+                most: 1 << 20,
+                zero: None,
+            },
+            default: Default::Is("8190"),
+            meaning: "The longest header line of a request; longer is answered 431.",
+            apache: "`LimitRequestFieldSize` (8190)",
+            nginx: "`large_client_header_buffers` (4 of 8k)",
+        },
+        Setting {
+            name: "limit_request_body",
+            alias: Some("LimitRequestBody"),
+            takes: Takes::Bytes {
+                least: 0,
+                most: u64::MAX,
+                zero: Some("unlimited"),
+            },
+            default: Default::Is("0"),
+            meaning: "The longest request body; longer is answered 413.",
+            apache: "`LimitRequestBody` (1 GiB; none for proxied requests)",
+            nginx: "`client_max_body_size` (1m)",
+        },
+    ],
+};
+
+/// `[[listeners]]`.
+pub const LISTENERS: Table = Table {
+    header: "[[listeners]]",
+    key: "listeners",
+    about: "An address to listen on. At least one; each has a table of its own.",
+    settings: &[Setting {
+        name: "address",
+        alias: Some("Listen"),
+        takes: Takes::Listen,
+        default: Default::Required,
+        meaning: "Address and port. `:8080`, `*:8080` and `8080` listen on every IPv4 address; \
+                  port 0 lets the kernel choose.",
+        apache: "`Listen`",
+        nginx: "`listen`",
+    }],
+};
+
+/// `[[routes]]`.
+pub const ROUTES: Table = Table {
+    header: "[[routes]]",
+    key: "routes",
+    about: "Which requests go to which upstream. The most specific route wins: first by host, \
+            then by the longest path. Their order in the file does not matter. Where there is \
+            exactly one upstream, routes may be left out altogether: everything goes to it.",
+    settings: &[
+        Setting {
+            name: "host",
+            alias: None,
+            takes: Takes::Host,
+            default: Default::None("any host"),
+            meaning: "The host the request names, without a port; `*.example` is every name \
+                      below `example`.",
+            apache: "`ServerName`, `ServerAlias`",
+            nginx: "`server_name`",
+        },
+        Setting {
+            name: "path",
+            alias: None,
+            takes: Takes::Path,
+            default: Default::Is("\"/\""),
+            meaning: "The prefix of the path, in whole segments: `/api` is for `/api` and \
+                      `/api/x`, not for `/apiary`.",
+            apache: "`ProxyPass`, first argument",
+            nginx: "`location`",
+        },
+        Setting {
+            name: "upstream",
+            alias: None,
+            takes: Takes::Upstream,
+            default: Default::Required,
+            meaning: "The upstream that answers.",
+            apache: "`ProxyPass`, second argument",
+            nginx: "`proxy_pass`",
+        },
+    ],
+};

@@ -1,0 +1,338 @@
+//! The whole proxy: what is asked for, its workers, its end.
+
+mod change;
+mod figures;
+mod keeper;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc as std_mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::lookup::LookUpError;
+use crate::net::{ListenError, OptionError, Tls, TlsError};
+use crate::route::{RouteSettings, Router};
+use crate::worker::{self, Orders, Plan};
+use crate::{backend, client};
+
+use figures::Book;
+use keeper::Reload;
+
+pub use change::{Changes, Moves, UpstreamChange};
+pub use figures::UpstreamFigures;
+
+/// Everything a proxy is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Worker threads, each with its own listeners, pools and event loop. 0 is one per core.
+    pub workers: usize,
+    /// How long requests in flight may take to finish once the proxy was told to stop.
+    ///
+    /// Default: 30 s. Source: Apache httpd 2.4, `GracefulShutdownTimeout` (there unlimited).
+    pub shutdown_timeout: Duration,
+    /// The name servers to ask; empty: those of `/etc/resolv.conf`.
+    ///
+    /// Source: nginx, `resolver`.
+    pub resolver: Vec<SocketAddr>,
+    /// How clients are served.
+    pub client: client::Settings,
+    /// The addresses it listens on.
+    pub listeners: Vec<ListenerSettings>,
+    /// Which requests go where.
+    pub routes: Vec<RouteSettings>,
+    /// The named sets of backends.
+    pub upstreams: Vec<backend::Settings>,
+}
+
+/// One address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// Address and port. Port 0 lets the kernel choose.
+    pub address: SocketAddr,
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A backend's name has no address.
+    #[error("upstream {upstream}: cannot look up server {server}: {source}")]
+    LookUp {
+        /// The upstream.
+        upstream: String,
+        /// The server as written.
+        server: String,
+        /// Why.
+        source: LookUpError,
+    },
+    /// Sockets to a backend cannot be as they are asked for.
+    #[error("upstream {upstream}: {source}")]
+    Socket {
+        /// The upstream.
+        upstream: String,
+        /// What cannot be.
+        source: OptionError,
+    },
+    /// TLS cannot be spoken as asked for.
+    #[error("upstream {upstream}: {source}")]
+    Tls {
+        /// The upstream.
+        upstream: String,
+        /// Which file, and what is wrong with it.
+        source: TlsError,
+    },
+    /// A route names an upstream that is not there.
+    #[error("a route names upstream {0}, which is not defined")]
+    NoUpstream(String),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Worker(io::Error),
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// What is asked for cannot be had; all that is wrong with it.
+    #[error("{}", listed(.0))]
+    Faults(Vec<StartError>),
+    /// The proxy is stopping.
+    #[error("the proxy is stopping")]
+    Stopping,
+}
+
+fn listed(faults: &[StartError]) -> String {
+    let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    faults.join("; ")
+}
+
+/// A running proxy. Dropping it stops it as [`Server::stop`] does, without waiting.
+pub struct Server {
+    workers: Vec<JoinHandle<io::Result<()>>>,
+    keeper: JoinHandle<()>,
+    control: Control,
+    orders: watch::Receiver<Arc<Orders>>,
+}
+
+impl Server {
+    /// Looks up the backends, binds the listeners, starts the workers.
+    ///
+    /// # Errors
+    /// [`StartError`], the first if there are several; nothing runs then.
+    pub fn start(settings: &Settings) -> Result<Server, StartError> {
+        let workers = match settings.workers {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let (control, keeper, orders) = keep(settings, workers)?;
+        let mut server = Server {
+            workers: Vec::new(),
+            keeper,
+            control,
+            orders,
+        };
+        for number in 0..workers {
+            let plan = Plan {
+                number,
+                orders: server.orders.clone(),
+                stop: server.control.stop.subscribe(),
+            };
+            let worker = thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || worker::run(plan))
+                .map_err(StartError::Worker)?;
+            server.workers.push(worker);
+        }
+        Ok(server)
+    }
+
+    /// The addresses it listens on, in the order of the settings.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let orders = self.orders.borrow();
+        orders.listeners.iter().map(|one| one.address()).collect()
+    }
+
+    /// The upstreams with their live figures; after them those that a reload has removed.
+    pub fn upstreams(&self) -> Vec<UpstreamFigures> {
+        self.control.upstreams()
+    }
+
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Begins the end: no new clients, idle connections closed, requests in flight finished within
+    /// `shutdown_timeout`.
+    pub fn stop(&self) {
+        self.control.stop();
+    }
+
+    /// Puts other settings into effect; see [`Control::reload`]. Blocks the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reload(&self, settings: &Settings) -> Result<Changes, ReloadError> {
+        let done = self.control.ask(settings)?;
+        done.blocking_recv()
+            .map_err(|_| ReloadError::Stopping)?
+            .map_err(ReloadError::Faults)
+    }
+
+    /// A handle on this proxy that can be used elsewhere.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits until every worker has ended. Blocks the thread.
+    pub fn join(mut self) {
+        for worker in self.workers.drain(..) {
+            match worker.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a worker could not run"),
+                Err(_) => tracing::error!("a worker panicked"),
+            }
+        }
+        // If the workers ended by themselves nobody has told it yet.
+        self.control.stop();
+        if self.keeper.join().is_err() {
+            tracing::error!("the thread that looks names up panicked");
+        }
+    }
+}
+
+/// Starts the thread that keeps the layout; returns once the first is made.
+#[expect(
+    clippy::type_complexity,
+    reason = "three things, named where they are taken"
+)]
+fn keep(
+    settings: &Settings,
+    workers: usize,
+) -> Result<(Control, JoinHandle<()>, watch::Receiver<Arc<Orders>>), StartError> {
+    let (reloads, asked) = mpsc::unbounded_channel();
+    let (started, first) = std_mpsc::sync_channel(1);
+    let control = Control {
+        stop: watch::Sender::new(false),
+        reloads,
+        book: Arc::default(),
+    };
+    let start = keeper::Start {
+        settings: settings.clone(),
+        workers,
+        book: Arc::clone(&control.book),
+        reloads: asked,
+        stop: control.stop.subscribe(),
+        started,
+    };
+    let keeper = thread::Builder::new()
+        .name("names".to_owned())
+        .spawn(move || keeper::run(start))
+        .map_err(StartError::Worker)?;
+    match first.recv() {
+        Ok(Ok(orders)) => Ok((control, keeper, orders)),
+        Ok(Err(faults)) => Err(faults.into_iter().next().unwrap_or_else(keeper::vanished)),
+        Err(_) => Err(keeper::vanished()),
+    }
+}
+
+/// A handle on a proxy: stops it, changes it, reads its figures.
+#[derive(Clone, Debug)]
+pub struct Control {
+    stop: watch::Sender<bool>,
+    reloads: mpsc::UnboundedSender<Reload>,
+    book: Arc<Book>,
+}
+
+impl Control {
+    /// Begins the end: see [`Server::stop`].
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Puts other settings into effect, all of them or none.
+    ///
+    /// Names are looked up anew; one that cannot be keeps the addresses it has. Servers that stay
+    /// keep their connections, unless what is asked of connections has changed; those of the
+    /// others are closed, the busy ones after their exchange. Requests in flight go on as they
+    /// began.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; everything goes on as before.
+    ///
+    /// # Cancellation
+    /// The reload goes on.
+    pub async fn reload(&self, settings: &Settings) -> Result<Changes, ReloadError> {
+        let done = self.ask(settings)?;
+        done.await
+            .map_err(|_| ReloadError::Stopping)?
+            .map_err(ReloadError::Faults)
+    }
+
+    /// The upstreams with their live figures; after them those that a reload has removed.
+    pub fn upstreams(&self) -> Vec<UpstreamFigures> {
+        self.book.read()
+    }
+
+    fn ask(
+        &self,
+        settings: &Settings,
+    ) -> Result<oneshot::Receiver<Result<Changes, Vec<StartError>>>, ReloadError> {
+        let (done, is_done) = oneshot::channel();
+        let settings = settings.clone();
+        match self.reloads.send(Reload { settings, done }) {
+            Ok(()) => Ok(is_done),
+            Err(_) => Err(ReloadError::Stopping),
+        }
+    }
+}
+
+/// Reads the certificates and keys that `settings` name, and says all that is wrong with them.
+pub fn check_files(settings: &Settings) -> Vec<StartError> {
+    let mut faults = Vec::new();
+    load_tls(settings, &mut faults);
+    faults
+}
+
+/// The TLS of each upstream that speaks it.
+fn load_tls(settings: &Settings, faults: &mut Vec<StartError>) -> Vec<Option<Tls>> {
+    let load = |upstream: &backend::Settings| {
+        let Some(tls) = &upstream.tls else {
+            return Ok(None);
+        };
+        let tls = Tls::load(tls, upstream.protocol.offer())?;
+        for server in &upstream.servers {
+            tls.check_host(server.host())?;
+        }
+        Ok(Some(tls))
+    };
+    let mut loaded = Vec::new();
+    for upstream in &settings.upstreams {
+        let result = load(upstream).map_err(|source| StartError::Tls {
+            upstream: upstream.name.clone(),
+            source,
+        });
+        loaded.push(result.unwrap_or_else(|fault| {
+            faults.push(fault);
+            None
+        }));
+    }
+    loaded
+}
+
+fn router(settings: &Settings) -> Result<Router<usize>, StartError> {
+    let mut routes = Vec::new();
+    for route in &settings.routes {
+        let index = settings
+            .upstreams
+            .iter()
+            .position(|upstream| upstream.name == route.upstream)
+            .ok_or_else(|| StartError::NoUpstream(route.upstream.clone()))?;
+        routes.push((route.host.as_deref(), route.path.as_str(), index));
+    }
+    Ok(Router::new(routes))
+}
