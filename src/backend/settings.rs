@@ -133,6 +133,7 @@ impl Settings {
         let alike = Settings {
             servers: self.servers.clone(),
             timeout: self.timeout,
+            retry_body: self.retry_body,
             preserve_host: self.preserve_host,
             forwarded: self.forwarded,
             resolve: self.resolve.clone(),
@@ -244,12 +245,14 @@ mod tests {
         };
         assert!(old.can_use_connections_of(&old));
         assert!(keeps(|new| new.timeout *= 2));
+        assert!(keeps(|new| new.retry_body = 0));
         assert!(keeps(|new| new.preserve_host = false));
         assert!(keeps(|new| new.forwarded = Forwarded::Off));
         assert!(keeps(|new| new.resolve.again = false));
         assert!(keeps(|new| new.servers[0].weight = 7));
         assert!(keeps(|new| new.servers.push(ServerSettings::new("b:80"))));
         assert!(!keeps(|new| new.connect_timeout *= 2));
+        assert!(!keeps(|new| new.probe_idle = None));
         assert!(!keeps(|new| new.pool.min_idle = 1));
         assert!(!keeps(|new| new.pool.keep_alive.enabled = false));
         assert!(!keeps(|new| new

@@ -29,8 +29,10 @@ const CLIENTS: NonZeroU32 = NonZeroU32::new(4).expect("four is not zero");
 /// How long a TIME_WAIT socket stands, in whole seconds.
 const TIME_WAIT_SECONDS: u64 = 60;
 
-/// How often other ports are tried for the backends.
-const FRESH_TRIES: usize = 50;
+/// How often other ports are tried for the backends: first those that the kernel gives, then those
+/// below the range that it gives from, where no outgoing connection has left anything.
+const GIVEN_TRIES: u16 = 10;
+const FRESH_TRIES: u16 = 50;
 
 /// What keeps a demo from starting.
 #[derive(Debug, thiserror::Error)]
@@ -104,12 +106,28 @@ fn show(args: &DemoArgs) -> Result<(), Failed> {
 /// The kernel may still know connections of somebody else who had such an address within the last
 /// minute; another one is taken then.
 fn backends() -> Result<[EmbeddedBackend; 2], Failed> {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    for _ in 0..FRESH_TRIES {
-        let backends = [
-            EmbeddedBackend::start("app1", &[any, any])?,
-            EmbeddedBackend::start("app2", &[any, any])?,
-        ];
+    let lowest_given = Sysctls::read().map_or(0, |sysctls| sysctls.port_range.low);
+    for attempt in 0..FRESH_TRIES {
+        let below = attempt
+            .checked_sub(GIVEN_TRIES)
+            .and_then(|n| lowest_given.checked_sub(4 * (n + 1)));
+        let at = |n: u16| {
+            // Ports below 1024 are for privileged programs.
+            let port = below
+                .filter(|port| *port >= 1024)
+                .map_or(0, |port| port + n);
+            SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+        };
+        let start = || -> io::Result<[EmbeddedBackend; 2]> {
+            Ok([
+                EmbeddedBackend::start("app1", &[at(0), at(1)])?,
+                EmbeddedBackend::start("app2", &[at(2), at(3)])?,
+            ])
+        };
+        let backends = match start() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
+            backends => backends?,
+        };
         let addresses: Vec<_> = backends
             .iter()
             .flat_map(EmbeddedBackend::addresses)

@@ -164,8 +164,7 @@ impl Proxy {
         let kept = upstream.settings().retry_body;
         let length = body.size_hint().exact();
         let need = retry::need(idempotent, length, kept);
-        // Once it has begun to go out there is no use in keeping what passes of its body.
-        let goes_once = !idempotent || length.is_some_and(|length| length > kept);
+        let is_too_long = length.is_some_and(|length| length > kept);
         let wants = upstream.wants(need, client);
         let (backend, mut lease) = upstream.lease(now, wants).await?;
         headers::forward_request(
@@ -203,9 +202,9 @@ impl Proxy {
             client.wait_for_backend(asked, timeout);
             lease.conn().take_names_of(client.socket());
             let sent = pin!(lease.conn().send(request));
+            // What will not go out again needs not be kept.
             if let Some(replay) = &replay
-                && goes_once
-                && !may_refuse
+                && (is_too_long || !idempotent && !may_refuse)
                 && lease.conn().has_sent()
             {
                 replay.let_body_go();
