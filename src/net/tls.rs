@@ -246,13 +246,12 @@ fn authorities(
     files: &mut Vec<Vec<u8>>,
 ) -> Result<(RootCertStore, PathBuf), TlsError> {
     let mut roots = RootCertStore::empty();
-    let certificates = match ca {
-        Some(path) => chain(path, files)?,
-        None => {
-            let certificates = rustls_native_certs::load_native_certs().certs;
-            files.extend(certificates.iter().map(|one| one.to_vec()));
-            certificates
-        }
+    let certificates = if let Some(path) = ca {
+        chain(path, files)?
+    } else {
+        let certificates = rustls_native_certs::load_native_certs().certs;
+        files.extend(certificates.iter().map(|one| one.to_vec()));
+        certificates
     };
     // Of the system's some may be too old for today's rules; of a file, that is worth a word.
     let (_, refused) = roots.add_parsable_certificates(certificates);

@@ -113,6 +113,13 @@ impl Settings {
         self.keep_alive.timeout.min(theirs.saturating_sub(margin))
     }
 
+    /// `max_age` less up to a tenth, by a number drawn at random.
+    pub(super) fn jittered_age(&self, draw: u32) -> Option<Duration> {
+        let part = f64::from(draw) / f64::from(u32::MAX);
+        let age = self.max_age?;
+        Some(age.saturating_sub((age / 10).mul_f64(part)))
+    }
+
     /// Whether anything but the number of descriptors limits the connections.
     pub fn is_bounded(&self) -> bool {
         self.max_connections.is_some()

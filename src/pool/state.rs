@@ -160,10 +160,7 @@ impl PoolState {
     }
 
     fn arrived(&mut self, id: ConnId, streams: u32, draw: u32, now: Instant) {
-        let jittered = self.settings.max_age.map(|age| {
-            let tenth = age / 10;
-            now + age.saturating_sub(tenth.mul_f64(f64::from(draw) / f64::from(u32::MAX)))
-        });
+        let ages_at = self.settings.jittered_age(draw).map(|age| now + age);
         let entry = self
             .table
             .entry_mut(id)
@@ -171,7 +168,7 @@ impl PoolState {
         assert_eq!(entry.phase, Phase::Opening, "{id:?} opened twice");
         entry.life.opened = now;
         entry.life.since = now;
-        entry.life.ages_at = jittered;
+        entry.life.ages_at = ages_at;
         entry.streams = streams;
         entry.phase = Phase::Busy;
         self.counts.opening -= 1;

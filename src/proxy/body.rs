@@ -89,7 +89,10 @@ impl RequestBody {
         if let Some(handle) = &self.0 {
             handle.stream.borrow_mut().kept.keep(bound);
         }
-        self.handle()
+        RequestBody(self.0.as_ref().map(|handle| Handle {
+            stream: Rc::clone(&handle.stream),
+            turn: handle.turn,
+        }))
     }
 
     /// Keeps nothing any more.
@@ -106,26 +109,11 @@ impl RequestBody {
             .is_none_or(|handle| handle.stream.borrow().kept.is_whole())
     }
 
-    /// The same body once more, only to be asked.
-    pub(super) fn handle(&self) -> RequestBody {
-        RequestBody(self.0.as_ref().map(|handle| Handle {
-            stream: Rc::clone(&handle.stream),
-            turn: handle.turn,
-        }))
-    }
-
-    /// Whether all of it has been read from the client.
-    pub(super) fn is_read(&self) -> bool {
+    /// How it is on its way, if there is one.
+    pub(super) fn upload(&self) -> Option<Upload> {
         self.0
             .as_ref()
-            .is_none_or(|handle| handle.stream.borrow().is_read)
-    }
-
-    /// No more of it is to go out.
-    pub(super) fn withdraw(&self) {
-        if let Some(handle) = &self.0 {
-            handle.stream.borrow_mut().turn += 1;
-        }
+            .map(|handle| Upload(Rc::clone(&handle.stream)))
     }
 
     /// The body from its beginning. All other handles are void.
@@ -139,6 +127,20 @@ impl RequestBody {
                 turn: stream.turn,
             }
         }))
+    }
+}
+
+/// A request's body on its way to the backend.
+pub(super) struct Upload(Rc<RefCell<RequestStream>>);
+
+impl Upload {
+    /// No more of it is to go out. True if not all of it has been read from the client.
+    fn ends_early(&self) -> bool {
+        let mut stream = self.0.borrow_mut();
+        if !stream.is_read {
+            stream.turn += 1;
+        }
+        !stream.is_read
     }
 }
 
@@ -243,7 +245,7 @@ enum Inner {
 struct Relay {
     incoming: Incoming,
     /// The request's body, where its connection would go on with it whatever becomes of the response.
-    upload: RequestBody,
+    upload: Option<Upload>,
     /// Until the response has been read to its end.
     lease: Option<BackendLease>,
     client: Rc<Conn>,
@@ -267,7 +269,7 @@ impl RelayBody {
     /// A backend's body. The lease ends with it, or with the response's head if it has none.
     pub(super) fn relay(
         incoming: Incoming,
-        upload: RequestBody,
+        upload: Option<Upload>,
         lease: BackendLease,
         client: &Rc<Conn>,
         backend: BackendAddr,
@@ -339,11 +341,7 @@ impl Relay {
 
     /// Ends a request that is still being written. True if there is one.
     fn ends_upload(&self) -> bool {
-        let is_early = !self.upload.is_read();
-        if is_early {
-            self.upload.withdraw();
-        }
-        is_early
+        self.upload.as_ref().is_some_and(Upload::ends_early)
     }
 
     fn break_off(&mut self, reason: CloseReason, why: &dyn std::fmt::Display) -> BoxError {
@@ -367,9 +365,8 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(lease) = &mut self.lease
-            && !self.upload.is_read()
+            && self.upload.as_ref().is_some_and(Upload::ends_early)
         {
-            self.upload.withdraw();
             lease.spent(CloseReason::EarlyResponse);
         }
     }

@@ -31,7 +31,7 @@ use tracing::{debug, info, warn};
 use crate::backend::{self, SendError};
 use crate::client::{BodyFault, Conn, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict};
-use crate::pool::Identity;
+use crate::pool::{Identity, Wants};
 use crate::route::Router;
 
 use body::BackendLease;
@@ -40,6 +40,7 @@ use replay::Replay;
 use retry::{Attempt, Proof};
 use upstream::{Backend, Upstream};
 
+use body::Upload;
 pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
 pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
@@ -212,8 +213,7 @@ impl Proxy {
             let lost = match answered(client, backend, lease.is_reused(), sent).await {
                 Ok(response) => {
                     // Over HTTP/1.1 the connection itself knows whether it is still being written.
-                    let upload = replay.filter(|_| may_refuse);
-                    let upload = upload.map_or_else(RequestBody::empty, |it| it.body());
+                    let upload = replay.filter(|_| may_refuse).and_then(|it| it.upload());
                     break relay(client, response, upload, lease, facts, backend, timeout);
                 }
                 Err(lost) => lost,
@@ -249,24 +249,35 @@ impl Proxy {
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
             lease.conn().give_names_back(client.socket());
-            lease = match proof {
-                // The connection is well, and takes fewer at once than was thought.
-                Proof::Refused if before == 0 => {
-                    lease.refused();
-                    lease.spent(CloseReason::PeerAsked);
-                    drop(lease);
-                    backend.lease_again(wants).await?
-                }
-                Proof::Unsent | Proof::Repeatable | Proof::Refused => {
-                    lease.spent(CloseReason::PeerClosedIdle);
-                    drop(lease);
-                    backend.lease_fresh(wants.identity).await?
-                }
-            };
+            lease = another(lease, backend, proof, before, wants).await?;
             backend.tally.sent_again(proof as usize);
             before += 1;
             request = again;
             headers::say_wish(request.headers_mut(), wish(&lease, upstream.settings()));
+        }
+    }
+}
+
+/// A connection for a request that goes out again, in place of this one.
+async fn another(
+    mut lease: BackendLease,
+    backend: &Backend,
+    proof: Proof,
+    before: u32,
+    wants: Wants,
+) -> Result<BackendLease, Failure> {
+    match proof {
+        // The connection is well, and takes fewer at once than was thought.
+        Proof::Refused if before == 0 => {
+            lease.refused();
+            lease.spent(CloseReason::PeerAsked);
+            drop(lease);
+            backend.lease_again(wants).await
+        }
+        Proof::Unsent | Proof::Repeatable | Proof::Refused => {
+            lease.spent(CloseReason::PeerClosedIdle);
+            drop(lease);
+            backend.lease_fresh(wants.identity).await
         }
     }
 }
@@ -352,7 +363,7 @@ fn failed(
 fn relay(
     client: &Rc<Conn>,
     response: Response<Incoming>,
-    upload: RequestBody,
+    upload: Option<Upload>,
     mut lease: BackendLease,
     request: &RequestFacts,
     backend: &Backend,

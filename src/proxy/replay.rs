@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Uri, Version};
 
-use super::body::{BackendConn, RequestBody};
+use super::body::{BackendConn, RequestBody, Upload};
 
 /// A piece of a body shorter than this, but for the first, is copied to others of its kind: kept by
 /// reference, each would hold the whole buffer it was read into, which is four times as large.
@@ -56,9 +56,9 @@ impl Replay {
         self.body.is_whole()
     }
 
-    /// The request's body, only to be asked.
-    pub(super) fn body(&self) -> RequestBody {
-        self.body.handle()
+    /// The request's body on its way, if there is one.
+    pub(super) fn upload(&self) -> Option<Upload> {
+        self.body.upload()
     }
 
     /// The request once more. `None` if its head cannot be had back.
