@@ -45,7 +45,7 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Listens on `address` with a socket for each of `workers`; see [`bind`].
+    /// Listens on `address` with a socket for each of `workers`; see `bind`.
     ///
     /// # Errors
     /// [`ListenError`].
