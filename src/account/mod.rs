@@ -392,3 +392,47 @@ pub struct LineFigures {
     /// How long the backend was seen to keep idle connections.
     pub learned_idle_timeout: Option<Duration>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_add_up_over_workers_and_reuse_saves_port_time() {
+        let life = |connections, exchanges, seconds| EndSum {
+            connections,
+            exchanges,
+            age: Duration::from_secs(2 * seconds),
+            idle: Duration::from_secs(seconds),
+        };
+        let (one, other) = (PoolTally::default(), PoolTally::default());
+        one.ended(
+            CloseReason::PeerClosedIdle,
+            Close::BackendFin,
+            &life(1, 3, 5),
+        );
+        one.ended(
+            CloseReason::PeerClosedIdle,
+            Close::BackendRst,
+            &life(1, 4, 6),
+        );
+        other.ended(
+            CloseReason::PeerClosedIdle,
+            Close::BackendFin,
+            &life(1, 5, 7),
+        );
+        let mut sum = PoolFigures::default();
+        for tally in [&one, &other] {
+            tally.publish(&Counts {
+                reused: 5,
+                ..Counts::default()
+            });
+            tally.add_to(&mut sum);
+        }
+        assert_eq!(sum.ended_for(CloseReason::PeerClosedIdle), life(3, 12, 18));
+        assert_eq!(sum.ended_by(Close::BackendFin), 2);
+        assert_eq!(sum.ended_by(Close::BackendRst), 1);
+        let minute = Duration::from_secs(60);
+        assert_eq!(sum.port_time_saved(minute), 10 * minute);
+    }
+}
