@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -107,22 +107,40 @@ struct Shared {
     stopping: AtomicBool,
 }
 
+/// A port of both kinds.
+fn sockets(addr: SocketAddr) -> Option<(UdpSocket, TcpListener)> {
+    let socket = UdpSocket::bind(addr).ok()?;
+    let listener = TcpListener::bind(addr).ok()?;
+    Some((socket, listener))
+}
+
 impl Dns {
-    /// On a port of its own.
+    /// On a port of its own, below those that the kernel gives to whoever connects: a test may want
+    /// to have it once more.
     pub fn start() -> Dns {
-        Dns::on(super::local(0))
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let from = u16::try_from(std::process::id() % 10_000).expect("it is below 10,000");
+        let (socket, listener) = (0..10_000)
+            .find_map(|_| {
+                let next = NEXT.fetch_add(1, Ordering::SeqCst);
+                sockets(super::local(10_000 + (from + next) % 20_000))
+            })
+            .expect("a port of both kinds can be had");
+        Dns::over(socket, listener)
     }
 
     /// On this port.
     pub fn on(addr: SocketAddr) -> Dns {
-        let sockets = || {
-            let socket = UdpSocket::bind(addr).ok()?;
-            let listener = TcpListener::bind(socket.local_addr().ok()?).ok()?;
-            Some((socket, listener))
-        };
-        let (socket, listener) = (0..100)
-            .find_map(|_| sockets())
-            .expect("a port of both kinds can be had");
+        let mut both = None;
+        super::wait_until(super::PATIENCE, "the port to be had again", || {
+            both = sockets(addr);
+            both.is_some()
+        });
+        let (socket, listener) = both.expect("it was just had");
+        Dns::over(socket, listener)
+    }
+
+    fn over(socket: UdpSocket, listener: TcpListener) -> Dns {
         socket
             .set_read_timeout(Some(Duration::from_millis(20)))
             .unwrap();
