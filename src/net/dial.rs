@@ -82,7 +82,9 @@ impl tower::Service<Call> for Dial {
                     tls: None,
                 });
             };
-            let (stream, shaken) = tls.handshake(&host, raw).await.map_err(|error| {
+            // Boxed: large beside the rest, and most connections have none.
+            let handshake = Box::pin(tls.handshake(&host, raw));
+            let (stream, shaken) = handshake.await.map_err(|error| {
                 // What the kernel says then is about the connection, not about TLS.
                 if dial_is_put_off && error.raw_os_error().is_some() {
                     return BoxError::from(error);
