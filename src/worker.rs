@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use slab::Slab;
@@ -16,7 +16,7 @@ use tracing::{debug, error, warn};
 
 use crate::alarm::Alarms;
 use crate::client::{self, Conn};
-use crate::net::{ClientAddr, Listening, Stream};
+use crate::net::{self, ClientAddr, Listening, Stream};
 use crate::proxy::{Layout, Proxy};
 
 /// What a worker is to do now; another takes its place when that changes.
@@ -53,11 +53,19 @@ const EVENT_INTERVAL: u32 = 61;
 /// # Errors
 /// When the runtime cannot be made.
 pub fn run(plan: Plan) -> io::Result<()> {
-    let runtime = Builder::new_current_thread()
+    let (number, orders) = (plan.number, plan.orders.clone());
+    let result = Builder::new_current_thread()
         .enable_all()
         .event_interval(EVENT_INTERVAL)
-        .build_local(LocalOptions::default())?;
-    runtime.block_on(work(plan))
+        .build_local(LocalOptions::default())
+        .and_then(|runtime| runtime.block_on(work(plan)));
+    if result.is_err() {
+        // Clients are to come to the other workers, not to sockets that nobody serves.
+        for listening in &orders.borrow().listeners {
+            drop(listening.take(number));
+        }
+    }
+    result
 }
 
 /// The clients of one worker.
@@ -88,6 +96,11 @@ async fn work(mut plan: Plan) -> io::Result<()> {
     // An error means that whoever could stop us has gone.
     let _ = plan.stop.wait_for(|stop| *stop).await;
     following.abort();
+    // Those who have connected by orders that were not looked at yet are served too.
+    let last = Arc::clone(&plan.orders.borrow_and_update());
+    if let Err(error) = door.listen(&last.listeners) {
+        error!(%error, "a worker cannot listen");
+    }
     for accepting in door.accepting.take() {
         let _ = accepting.task.await;
     }
@@ -111,7 +124,7 @@ struct Door {
 
 /// One address being listened on.
 struct Accepting {
-    listening: Arc<Listening>,
+    listening: Weak<Listening>,
     /// Told when it is not to be any more.
     over: Rc<Notify>,
     task: JoinHandle<()>,
@@ -135,23 +148,33 @@ async fn follow(mut orders: watch::Receiver<Arc<Orders>>, door: Rc<Door>) {
 
 /// Accepts clients until told to stop, or that it is over; those the kernel has already accepted by
 /// then are served.
-async fn accept(listener: TcpListener, door: Rc<Door>, over: Rc<Notify>) {
+///
+/// It keeps the address: once no worker's task does, sockets that were never taken are closed.
+async fn accept(
+    listener: TcpListener,
+    _listening: Arc<Listening>,
+    door: Rc<Door>,
+    over: Rc<Notify>,
+) {
     let mut stop = door.stop.clone();
     loop {
         tokio::select! {
             biased;
+            // First: without a descriptor left, accepting fails again and again.
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = over.notified() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => door.admit(stream, ClientAddr(address)),
                 Err(error) => refuse(&error).await,
             },
-            _ = stop.wait_for(|stop| *stop) => break,
-            () = over.notified() => break,
         }
     }
-    // Not all of them may have been announced to the event loop yet, and closing the listener
-    // would reset the rest.
+    // Closing the listener would reset those that the kernel has accepted.
     if let Ok(listener) = listener.into_std() {
-        while let Ok((stream, address)) = listener.accept() {
+        for _ in 0..net::BACKLOG {
+            let Ok((stream, address)) = listener.accept() else {
+                break;
+            };
             let stream = stream
                 .set_nonblocking(true)
                 .and_then(|()| TcpStream::from_std(stream));
@@ -185,7 +208,8 @@ impl Door {
         let mut accepting = self.accepting.borrow_mut();
         accepting.retain(|one| !one.task.is_finished());
         for one in &*accepting {
-            let stays = listeners.iter().any(|it| Arc::ptr_eq(it, &one.listening));
+            let mut kept = listeners.iter();
+            let stays = kept.any(|it| std::ptr::eq(Arc::as_ptr(it), one.listening.as_ptr()));
             if !stays {
                 one.over.notify_one();
             }
@@ -197,8 +221,13 @@ impl Door {
             let listener = TcpListener::from_std(listener)?;
             let over = Rc::new(Notify::new());
             accepting.push(Accepting {
-                listening: Arc::clone(listening),
-                task: spawn_local(accept(listener, Rc::clone(self), Rc::clone(&over))),
+                listening: Arc::downgrade(listening),
+                task: spawn_local(accept(
+                    listener,
+                    Arc::clone(listening),
+                    Rc::clone(self),
+                    Rc::clone(&over),
+                )),
                 over,
             });
         }

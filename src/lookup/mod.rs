@@ -23,12 +23,20 @@ use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 
+use tracing::warn;
+
 use answer::Service;
 
 pub use answer::{Found, Place};
 pub use origin::{Origin, SERVICE};
 pub use schedule::Schedule;
 pub use settings::Settings;
+
+/// The most addresses of one server that are used: each is a pool on every worker.
+const MOST_PLACES: usize = 256;
+
+/// The most hosts of a service that are looked up.
+const MOST_HOSTS: usize = 64;
 
 /// Why a look-up came to nothing.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -103,6 +111,14 @@ impl Resolver {
             Origin::Service(name) => self.service(name, known).await?,
         };
         found.places = answer::merged(found.places);
+        if found.places.len() > MOST_PLACES {
+            // A pool each: whoever answers so is mistaken, or means harm.
+            warn!(
+                addresses = found.places.len(),
+                "a name has more addresses than are used: the first {MOST_PLACES} are"
+            );
+            found.places.truncate(MOST_PLACES);
+        }
         if found.places.is_empty() {
             return Err(LookUpError::NoAddress);
         }
@@ -175,7 +191,7 @@ impl Resolver {
         for group in answer::by_priority(records) {
             let weights: Vec<_> = group.iter().map(|record| record.weight).collect();
             let mut places = Vec::new();
-            for (record, weight) in group.iter().zip(answer::weights(&weights)) {
+            for (record, weight) in group.iter().zip(answer::weights(&weights)).take(MOST_HOSTS) {
                 let found = self
                     .host(&record.target, record.port, weight, known)
                     .await?;

@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// How many connections the kernel may hold until a worker accepts them; the kernel lowers it to
 /// `net.core.somaxconn`. nginx has 511, Apache httpd `ListenBackLog 511`.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// Why an address could not be listened on.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ pub use close::{CloseMode, linger, wait_for_peer};
 pub use connect::{ConnectError, Connected, PortUse, TcpConnect};
 pub use dial::{Call, Dial, HandshakeFailed, Opened};
 pub use introduction::{Ends, ProxyProtocol};
-pub use listen::{ListenError, Listening};
+pub use listen::{BACKLOG, ListenError, Listening};
 pub use names::WireNames;
 pub use options::{
     LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions,

@@ -232,6 +232,13 @@ impl<W> Line<W> {
         }
     }
 
+    /// The attempt of `ticket` came to nothing at the server: for that there was a port.
+    pub fn refused(&mut self, ticket: Option<Ticket>) {
+        self.hold = HOLD;
+        self.held_until = None;
+        self.failed(ticket);
+    }
+
     /// This machine has no port left for the server: nothing is opened for a while, so that
     /// requests wait for a connection that comes free, `ticket`'s among them.
     pub fn out_of_ports(&mut self, ticket: Option<Ticket>, now: Instant) {

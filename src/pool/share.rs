@@ -226,6 +226,11 @@ impl<W, L> Shared<W, L> {
         self.change(now, |line| line.failed(ticket));
     }
 
+    /// An attempt to open came to nothing at the server: see [`Line::refused`].
+    pub(super) fn refused(&self, ticket: Option<Ticket>, now: Instant) {
+        self.change(now, |line| line.refused(ticket));
+    }
+
     /// An attempt to open found no local port: see [`Line::out_of_ports`].
     pub(super) fn out_of_ports(&self, ticket: Option<Ticket>, now: Instant) {
         self.change(now, |line| line.out_of_ports(ticket, now));

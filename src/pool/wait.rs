@@ -351,7 +351,7 @@ impl<C: Connect> Permit<C> {
         if C::is_out_of_ports(error) {
             self.pool.common.shared.out_of_ports(self.ticket, now);
         } else {
-            self.pool.common.shared.failed(self.ticket, now);
+            self.pool.common.shared.refused(self.ticket, now);
         }
         if self.ticket.is_none() {
             self.pool.stock_failed();

@@ -351,17 +351,26 @@ pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: 
     parts.version = Version::HTTP_11;
 }
 
-/// Says in a request that was rewritten what is wished for its connection, maybe another one than it
-/// was rewritten for.
-pub fn say_wish(headers: &mut HeaderMap, wish: Wish) {
+/// Says in a request that was rewritten for one connection what is wished for another.
+pub fn say_another_wish(headers: &mut HeaderMap, wish: Wish) {
+    if headers.contains_key(CONNECTION) {
+        let with_te = headers.get_all(CONNECTION).iter().any(|said| *said == "TE");
+        headers.remove(CONNECTION);
+        if with_te {
+            headers.append(CONNECTION, HeaderValue::from_static("TE"));
+        }
+    }
+    say_wish(headers, wish);
+}
+
+/// Says in a request that was rewritten what is wished for its connection.
+fn say_wish(headers: &mut HeaderMap, wish: Wish) {
     let word = match wish {
         Wish::None => return,
         Wish::Keep => HeaderValue::from_static("keep-alive"),
         Wish::Close => HeaderValue::from_static("close"),
     };
-    if headers.get_all(CONNECTION).iter().all(|said| *said != word) {
-        headers.append(CONNECTION, word);
-    }
+    headers.append(CONNECTION, word);
 }
 
 fn origin_form(uri: &Uri) -> Uri {
@@ -650,6 +659,28 @@ mod tests {
                 max,
             };
             assert_eq!(hint(&HeaderValue::from_static(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn another_connection_is_told_its_own_wish_only() {
+        let values = |headers: &HeaderMap| {
+            let values = headers.get_all(CONNECTION).iter();
+            values
+                .map(|value| value.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        for (before, after, said) in [
+            (Wish::Close, Wish::Keep, &["TE", "keep-alive"][..]),
+            (Wish::Close, Wish::None, &["TE"]),
+            (Wish::Keep, Wish::Close, &["TE", "close"]),
+            (Wish::None, Wish::None, &["TE"]),
+        ] {
+            let mut parts = forwarded_with(get(&[("host", "a"), ("te", "trailers")]), |intro| {
+                intro.wish = before;
+            });
+            say_another_wish(&mut parts.headers, after);
+            assert_eq!(values(&parts.headers), said, "{before:?} {after:?}");
         }
     }
 

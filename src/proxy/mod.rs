@@ -167,7 +167,7 @@ impl Proxy {
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
         let wants = upstream.wants(need, client);
-        let (backend, mut lease) = upstream.lease(now, wants).await?;
+        let (backend, mut lease, mut asked) = upstream.lease(now, wants).await?;
         headers::forward_request(
             &mut parts,
             facts,
@@ -194,12 +194,6 @@ impl Proxy {
             let replay = (lease.is_reused() || may_refuse)
                 .then(|| Replay::keep(&request, lease.conn(), kept));
             backend.tally.request();
-            // Opening a connection took its time; a waiting one is there at once.
-            let asked = if lease.is_reused() {
-                now
-            } else {
-                Instant::now()
-            };
             client.wait_for_backend(asked, timeout);
             lease.conn().take_names_of(client.socket());
             let sent = pin!(lease.conn().send(request));
@@ -250,10 +244,11 @@ impl Proxy {
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
             lease.conn().give_names_back(client.socket());
             lease = another(lease, backend, proof, before, wants).await?;
+            asked = Instant::now();
             backend.tally.sent_again(proof as usize);
             before += 1;
             request = again;
-            headers::say_wish(request.headers_mut(), wish(&lease, upstream.settings()));
+            headers::say_another_wish(request.headers_mut(), wish(&lease, upstream.settings()));
         }
     }
 }

@@ -110,18 +110,19 @@ impl Upstream {
     }
 
     /// A connection to the backend whose turn it is: one that waits, or else one that is waited
-    /// for.
+    /// for; and since when it is there.
     pub(super) async fn lease(
         &self,
         now: Instant,
         wants: Wants,
-    ) -> Result<(&Backend, BackendLease), Failure> {
+    ) -> Result<(&Backend, BackendLease, Instant), Failure> {
         let index = self.pick(now, &[]).ok_or_else(|| self.no_server())?;
-        match self.backends[index].pool.acquire(now, wants) {
-            Some(lease) => Ok((&self.backends[index], lease)),
-            // Boxed: rare, and large beside the rest of an exchange.
-            None => Box::pin(self.wait(now, index, wants)).await,
+        if let Some(lease) = self.backends[index].pool.acquire(now, wants) {
+            return Ok((&self.backends[index], lease, now));
         }
+        // Boxed: rare, and large beside the rest of an exchange.
+        let (backend, lease) = Box::pin(self.wait(now, index, wants)).await?;
+        Ok((backend, lease, Instant::now()))
     }
 
     /// Waits for a connection; if the backend cannot be reached, turns to the others, each once.

@@ -123,7 +123,8 @@ fn listed(faults: &[StartError]) -> String {
     faults.join("; ")
 }
 
-/// A running proxy. Dropping it stops it as [`Server::stop`] does, without waiting.
+/// A running proxy. Dropping it, and every [`Control`] of it, stops it as [`Server::stop`] does,
+/// without waiting.
 pub struct Server {
     workers: Vec<JoinHandle<io::Result<()>>>,
     keeper: JoinHandle<()>,

@@ -40,6 +40,20 @@ impl Program {
         Program::launch(&mut command, dir)
     }
 
+    /// The same, with so few file descriptors.
+    pub fn with_few_descriptors(backend: SocketAddr, server: &str, most: u32) -> Program {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        fs::write(&file, config("127.0.0.1:0", backend, server)).unwrap();
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("ulimit -n {most}; exec \"$0\" run -c \"$1\""))
+            .arg(env!("CARGO_BIN_EXE_warmline"))
+            .arg(&file);
+        Program::launch(&mut command, dir)
+    }
+
     /// With these arguments after `run`.
     pub fn with_flags(args: &[&str]) -> Program {
         let dir = tempfile::tempdir().unwrap();

@@ -37,20 +37,7 @@ pub struct Proxy {
 impl Proxy {
     /// In front of `backend`, every setting at its default but for what `change` does.
     pub fn start(backend: SocketAddr, change: impl FnOnce(&mut Settings)) -> Proxy {
-        let servers = vec![ServerSettings::new(backend.to_string())];
-        let mut settings = Settings {
-            workers: 1,
-            shutdown_timeout: Duration::from_secs(1),
-            resolver: Vec::new(),
-            client: client::Settings::default(),
-            listeners: vec![ListenerSettings { address: local(0) }],
-            routes: vec![RouteSettings {
-                host: None,
-                path: "/".to_owned(),
-                upstream: "app".to_owned(),
-            }],
-            upstreams: vec![backend::Settings::new("app", servers)],
-        };
+        let mut settings = settings_to(backend);
         change(&mut settings);
         let server = Server::start(&settings).expect("a proxy on a free port starts");
         Proxy {
@@ -68,6 +55,24 @@ impl Proxy {
     pub fn figures(&self) -> PoolFigures {
         let server = self.server.as_ref();
         server.expect("it runs until it is dropped").upstreams()[0].sum()
+    }
+}
+
+/// Settings of a proxy in front of `backend`, everything at its default.
+pub fn settings_to(backend: SocketAddr) -> Settings {
+    let servers = vec![ServerSettings::new(backend.to_string())];
+    Settings {
+        workers: 1,
+        shutdown_timeout: Duration::from_secs(1),
+        resolver: Vec::new(),
+        client: client::Settings::default(),
+        listeners: vec![ListenerSettings { address: local(0) }],
+        routes: vec![RouteSettings {
+            host: None,
+            path: "/".to_owned(),
+            upstream: "app".to_owned(),
+        }],
+        upstreams: vec![backend::Settings::new("app", servers)],
     }
 }
 

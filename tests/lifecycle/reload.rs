@@ -7,11 +7,13 @@ use std::thread;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
+use warmline::server::{ListenerSettings, Server, Settings};
+
 use crate::program::{Program, config};
-use crate::proxy::{GET, LATE, ask, ms, said};
+use crate::proxy::{GET, LATE, ask, ms, said, settings_to};
 use crate::support::client::{Client, Ended};
 use crate::support::scripted::{Backend, Gate, PeerEnd};
-use crate::support::{PATIENCE, wait_until};
+use crate::support::{PATIENCE, free_port, local, wait_until};
 
 /// A file with these tables beside one worker and one listener.
 fn file(tables: &str) -> String {
@@ -388,4 +390,61 @@ fn twenty_reloads_under_load_lose_no_request() {
         answered.load(Ordering::Relaxed)
     );
     assert!(answered.load(Ordering::Relaxed) >= 1000);
+}
+
+fn with_listener(settings: &Settings) -> (Settings, SocketAddr) {
+    let address = local(free_port());
+    let mut with = settings.clone();
+    with.listeners.push(ListenerSettings { address });
+    (with, address)
+}
+
+#[test]
+fn a_stop_right_after_a_reload_loses_no_client_of_a_new_address() {
+    let backend = Backend::answering(answer("ok"));
+    let mut settings = settings_to(backend.addr);
+    settings.workers = 8;
+    for _ in 0..5 {
+        let server = Server::start(&settings).unwrap();
+        let (with, address) = with_listener(&settings);
+        server.reload(&with).unwrap();
+        let mut clients: Vec<_> = (0..16).map(|_| Client::connect(address)).collect();
+        for client in &mut clients {
+            client.send(GET);
+        }
+        server.stop();
+        for client in &mut clients {
+            assert_eq!(client.response().status, 200);
+        }
+        server.join();
+    }
+}
+
+/// Two reloads at once: some workers never hear of the address, and their sockets for it are closed.
+#[test]
+fn an_address_that_comes_and_goes_at_once_is_listened_on_by_nobody_afterwards() {
+    let backend = Backend::answering(answer("ok"));
+    let mut settings = settings_to(backend.addr);
+    settings.workers = 32;
+    let server = Server::start(&settings).unwrap();
+    let control = server.control();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    for round in 0..15 {
+        let (with, address) = with_listener(&settings);
+        runtime.block_on(async {
+            let (came, went) = tokio::join!(control.reload(&with), control.reload(&settings));
+            came.unwrap();
+            went.unwrap();
+        });
+        wait_until(
+            PATIENCE,
+            &format!("round {round}: nobody to listen"),
+            || Client::try_connect(address).is_none(),
+        );
+    }
+    server.stop();
+    server.join();
 }

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use crate::program::Program;
-use crate::proxy::{GET, ask, ms, said};
+use crate::proxy::{GET, LATE, ask, ms, said};
 use crate::support::PATIENCE;
 use crate::support::client::{Client, Ended};
 use crate::support::scripted::{Backend, Gate, PeerEnd};
@@ -280,4 +280,20 @@ fn a_client_that_sends_for_ever_after_its_refusal_does_not_hold_up_the_end() {
     program.signal(Signal::TERM);
     assert_eq!(program.exit_code(SOON), 0);
     sending.join().unwrap();
+}
+
+/// Without a descriptor left, accepting fails again and again.
+#[test]
+fn without_a_descriptor_left_a_stop_ends_in_its_time() {
+    let backend = Backend::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let mut program = Program::with_few_descriptors(backend.addr, "shutdown_timeout = 1", 40);
+    let clients: Vec<_> = (0..120)
+        .map(|_| TcpStream::connect(program.addr).unwrap())
+        .collect();
+    wait_until(PATIENCE, "the descriptors to run out", || {
+        program.log().contains("cannot accept")
+    });
+    program.signal(Signal::TERM);
+    assert_eq!(program.exit_code(LATE), 0, "{}", program.log());
+    drop(clients);
 }

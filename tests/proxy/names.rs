@@ -224,8 +224,11 @@ fn who_waits_in_line_for_a_server_that_vanishes_is_served_by_it_and_says_that_it
     wait_until(PATIENCE, "the line", || line().waiting == 1);
     dns.set(NAME, 0, [Record::local(2)]);
     wait_known(&proxy, &[2]);
+    // Until the worker knows, a request still joins the old server's line, in vain.
     wait_until(PATIENCE, "the worker to know", || {
-        answering(&proxy, 3) == ["2"]
+        let mut client = Client::connect(proxy.addr());
+        client.send(get("/"));
+        matches!(client.try_response(), Ok(response) if response.text() == "2")
     });
 
     gate.open();
@@ -251,7 +254,9 @@ fn a_server_that_stays_keeps_its_connections_through_every_change() {
         // In another order it is the same.
         dns.set(NAME, 0, [Record::local(2), Record::local(1)]);
         wait_known(&proxy, &[1, 2]);
-        assert_eq!(answering(&proxy, 4), ["1", "2"]);
+        wait_until(PATIENCE, "the worker to know of both", || {
+            answering(&proxy, 4) == ["1", "2"]
+        });
         dns.set(NAME, 0, [Record::local(1)]);
         wait_known(&proxy, &[1]);
         wait_until(PATIENCE, "the worker to know", || {
@@ -554,7 +559,9 @@ fn a_reload_looks_names_up_and_fills_the_stock_of_new_servers() {
     wait_until(PATIENCE, "the stock of both", || {
         proxy.figures().counts.idle == 4
     });
-    assert_eq!((one.connections(), two.connections()), (2, 2));
+    wait_until(PATIENCE, "the backends to accept them", || {
+        (one.connections(), two.connections()) == (2, 2)
+    });
     assert_eq!(proxy.figures().requests, 0);
 
     // A name that is known may be asked for in vain, a new one may not.

@@ -175,3 +175,40 @@ fn idle_connections_are_kept_ready_and_opened_again_after_a_loss() {
     wait_until(PATIENCE, "three idle connections again", || idle() == 3);
     assert!(nginx.connections_accepted() >= 6);
 }
+
+/// What a request has waited in line is no time of its backend's.
+#[test]
+fn waiting_in_line_is_not_taken_off_the_timeout() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let backend = Backend::start(move |mut conn| {
+        while let Some(request) = conn.request() {
+            if request.line().starts_with("GET") {
+                conn.pause(&held);
+            } else {
+                std::thread::sleep(Duration::from_millis(400));
+            }
+            conn.send(OK);
+        }
+    });
+    let proxy = TestProxy::to(backend.addr)
+        .upstream(|upstream| {
+            upstream.pool.max_connections = NonZeroU32::new(1);
+            upstream.pool.acquire_timeout = PATIENCE;
+            upstream.timeout = Duration::from_millis(900);
+        })
+        .start();
+    let mut first = Client::connect(proxy.addr());
+    first.send(get("/"));
+    gate.wait_reached(1);
+    let mut others: Vec<_> = (0..4).map(|_| Client::connect(proxy.addr())).collect();
+    for client in &mut others {
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    }
+    gate.open();
+    assert_eq!(first.response().status, 200);
+    // The last of them has waited for longer than the timeout.
+    for client in &mut others {
+        assert_eq!(client.response().status, 200);
+    }
+}
