@@ -21,9 +21,11 @@ use crate::support::node::Node;
 use crate::support::proxy::{Builder, TestProxy};
 use crate::support::scripted::Backend;
 use crate::support::{PATIENCE, free_port, local, wait_until};
+use crate::tls::assert_bodies_pass;
 use crate::{get, post};
 
-fn to(addr: SocketAddr) -> Builder {
+/// A proxy that speaks HTTP/2 to one backend.
+pub(super) fn to(addr: SocketAddr) -> Builder {
     TestProxy::to(addr).unlimited().upstream(|upstream| {
         upstream.protocol = Protocol::Http2;
         // As the file's reader has it for HTTP/2.
@@ -31,7 +33,7 @@ fn to(addr: SocketAddr) -> Builder {
     })
 }
 
-fn text(text: impl Into<String>) -> Answer {
+pub(super) fn text(text: impl Into<String>) -> Answer {
     Answer::Text(text.into(), false)
 }
 
@@ -141,22 +143,9 @@ fn a_backend_that_does_not_speak_it_is_found_out_when_the_connection_opens() {
 #[test]
 fn bodies_pass_whole_both_ways() {
     let (nginx, addr) = nginx(None, UPLOADS);
-    let body: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let proxy = to(addr).client(|client| client.limits.body = None).start();
     let mut client = Client::connect(proxy.addr());
-    client.send(format!(
-        "PUT /uploads/f HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    ));
-    client.send(&body);
-    assert_eq!(client.response().status, 201);
-    assert_eq!(
-        std::fs::read(nginx.files().join("uploads/f")).unwrap(),
-        body
-    );
-    let response = client.get("/uploads/f");
-    let differs = response.body.iter().zip(&body).position(|(a, b)| a != b);
-    assert_eq!((response.body.len(), differs), (body.len(), None));
+    assert_bodies_pass(&mut client, &nginx);
     // In chunks, whose length nobody knows beforehand.
     client.send(
         "PUT /uploads/g HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\

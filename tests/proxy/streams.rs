@@ -2,34 +2,21 @@
 //! of them, is nobody else's trouble, and every connection comes to its end.
 
 use std::io::Read;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::thread;
 use std::time::Duration;
 
 use warmline::account::PoolFigures;
-use warmline::backend::Protocol;
 use warmline::keepalive::CloseReason;
 use warmline::net::ProxyProtocol;
 use warmline::server::Server;
 
+use crate::http2::{text, to};
 use crate::support::client::Client;
 use crate::support::http2::{Answer, Http2, frames};
-use crate::support::proxy::{Builder, TestProxy};
 use crate::support::scripted::{Backend, Gate};
 use crate::support::{PATIENCE, local, wait_until};
 use crate::{get, post};
-
-fn to(addr: SocketAddr) -> Builder {
-    TestProxy::to(addr).unlimited().upstream(|upstream| {
-        upstream.protocol = Protocol::Http2;
-        upstream.pool.max_connecting = NonZeroU32::new(1);
-    })
-}
-
-fn text(text: impl Into<String>) -> Answer {
-    Answer::Text(text.into(), false)
-}
 
 fn entered(figures: &PoolFigures) -> u64 {
     let ends = figures.ends.iter().flatten();
