@@ -379,26 +379,15 @@ fn each_source_address_has_its_own_ports_and_without_one_left_the_cause_is_said(
     in_own_network(
         "each_source_address_has_its_own_ports_and_without_one_left_the_cause_is_said",
         || {
-            let range = "/proc/sys/net/ipv4/ip_local_port_range";
             for sources in [vec![], vec!["127.0.4.1"], vec!["127.0.4.1", "127.0.4.2"]] {
                 // What listens takes no port of the narrow range.
-                fs::write(range, "32768 60999").unwrap();
+                narrow(32768, 60999);
                 let backend = EmbeddedBackend::start("app", &[local(0)]).unwrap();
                 let address = backend.addresses()[0];
                 let ports = 50 * sources.len().max(1) as u64;
-                let proxy = Proxy::start(address, |settings| {
-                    let upstream = &mut settings.upstreams[0];
-                    upstream.pool.keep_alive.enabled = false;
-                    upstream.pool.acquire_timeout = ms(200);
-                    upstream.closing.short = ShortMode::ProxyCloses;
-                    upstream.source_addresses = sources
-                        .iter()
-                        .map(|source| source.parse().unwrap())
-                        .collect();
-                    settings.client.keep_alive = kept(NEVER, 0);
-                });
+                let proxy = from_sources(address, &sources);
                 let mut client = proxy.client();
-                fs::write(range, "20000 20049").unwrap();
+                narrow(20000, 20049);
                 for n in 0..ports {
                     assert_eq!(
                         ask(&mut client, GET).status,
