@@ -385,6 +385,9 @@ pub struct LineFigures {
     pub connections: u64,
     /// Requests that had to wait.
     pub waited: u64,
+    /// Requests that did not wait for another worker to lend a connection, as it took too long: its
+    /// event loop was busy, or the machine was.
+    pub lent_late: u64,
     /// Requests refused, by [`Refusal`].
     pub refused: [u64; Refusal::ALL.len()],
     /// Connects that a `max_idle` of twice, four and eight times what it is would have saved.

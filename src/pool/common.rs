@@ -34,6 +34,7 @@ pub struct Common<L> {
     tallies: Vec<Arc<PoolTally>>,
     memory: Mutex<Memory>,
     waited: AtomicU64,
+    lent_late: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     learned_ms: AtomicU64,
     would_hit: [AtomicU64; super::ghost::CAPS.len()],
@@ -60,6 +61,7 @@ impl<L> Common<L> {
             settings,
             tallies,
             waited: AtomicU64::new(0),
+            lent_late: AtomicU64::new(0),
             refused: Default::default(),
             learned_ms: AtomicU64::new(0),
             would_hit: Default::default(),
@@ -85,6 +87,7 @@ impl<L> Common<L> {
             waiting: waiting.into(),
             connections: connections.into(),
             waited: read(&self.waited),
+            lent_late: read(&self.lent_late),
             refused: self.refused.each_ref().map(read),
             would_hit: self.would_hit.each_ref().map(read),
             learned_idle_timeout: (learned > 0).then(|| Duration::from_millis(learned)),
@@ -118,6 +121,11 @@ impl<L> Common<L> {
     /// Somebody had to wait.
     pub(super) fn waited(&self) {
         self.waited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Another worker did not lend in time.
+    pub(super) fn lent_late(&self) {
+        self.lent_late.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Somebody was refused.

@@ -85,7 +85,11 @@ impl<C: Connect> Inner<C> {
         let brought = timeout(PATIENCE, poll_fn(|cx| stands.slot.poll(cx))).await;
         match brought {
             Ok(Brought::Conn(handed)) => self.take_over(handed, now),
-            Ok(Brought::MayOpen | Brought::Nothing) | Err(_) => None,
+            Ok(Brought::MayOpen | Brought::Nothing) => None,
+            Err(_) => {
+                self.common.lent_late();
+                None
+            }
         }
     }
 

@@ -14,35 +14,6 @@ use crate::support::scripted::{Backend, Gate};
 use crate::support::{PATIENCE, wait_until};
 use crate::{OK, get};
 
-const REQUESTS: u64 = 1000;
-
-/// One request on a connection of its own each: the kernel spreads them over the workers.
-fn one_after_the_other(proxy: &TestProxy) {
-    for n in 0..REQUESTS {
-        let response = Client::connect(proxy.addr()).get("/");
-        assert_eq!(response.status, 200, "request {n}");
-    }
-}
-
-#[test]
-fn a_thousand_requests_of_one_client_over_four_workers_take_two_backend_connections_at_most() {
-    let nginx = Nginx::start("keepalive_requests 1000000; location / { return 200 ok; }");
-    let proxy = TestProxy::to(nginx.addr).unlimited().workers(4).start();
-    one_after_the_other(&proxy);
-    let accepted = nginx.connections_accepted();
-    let counts = proxy.figures().counts;
-    eprintln!(
-        "four workers, one client: {accepted} backend connections for {REQUESTS} requests, \
-         borrowed {} times",
-        counts.borrowed
-    );
-    assert!(accepted <= 2, "{accepted} connections");
-    assert_eq!(counts.opened, accepted);
-    assert_eq!(counts.opened + counts.reused, REQUESTS);
-    assert!(counts.borrowed > REQUESTS / 4, "they went to all workers");
-    assert_eq!(counts.borrowed, counts.lent);
-}
-
 #[test]
 fn a_limit_holds_for_all_workers_together_and_everybody_is_served() {
     static AT_ONCE: AtomicU64 = AtomicU64::new(0);
