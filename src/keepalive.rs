@@ -159,6 +159,13 @@ impl KeepAlive {
     }
 }
 
+/// Whether a client's connection ends after a response with this status, also one that is a backend's.
+///
+/// Source: Apache httpd 2.4, `ap_status_drops_connection` in `httpd.h`.
+pub fn drops_connection(status: u16) -> bool {
+    matches!(status, 400 | 408 | 411 | 413 | 414 | 500 | 501 | 503)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

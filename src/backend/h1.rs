@@ -98,7 +98,7 @@ where
         }
         match self.socket.peer(probe) {
             Peer::Silent => true,
-            Peer::Gone => false,
+            Peer::Closed | Peer::Gone => false,
             Peer::Spoke if !self.socket.is_tls() => false,
             // Session tickets, maybe: what they are shows once they are read.
             Peer::Spoke => {

@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::Closing;
 use super::exit::{self, Ending, Entry, Exit};
-use crate::net::{BackendAddr, Peer, PortUse, Socket, Stream, Wire};
+use crate::net::{BackendAddr, PortUse, Socket, Stream, Wire};
 use crate::pool::{Farewell, Watch};
 
 /// How long the last frames of a connection that is over may take to be written.
@@ -186,7 +186,7 @@ where
     pub(super) fn is_usable(&self, idle: Duration) -> bool {
         // A peer that spoke may have said goodbye: a request that it then does not take is sent
         // again, with proof.
-        !self.sender.is_closed() && (idle.is_zero() || self.shared.socket.peer(false) != Peer::Gone)
+        !self.sender.is_closed() && (idle.is_zero() || !self.shared.socket.peer(false).is_over())
     }
 
     /// Closes it, as `closing` says for what the pool says of it: after a GOAWAY.

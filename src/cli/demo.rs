@@ -21,7 +21,7 @@ use crate::compare::picture::{ArmFigures, Picture, Scene};
 use crate::config::SHUTDOWN_TIMEOUT;
 use crate::keepalive::KeepAlive;
 use crate::route::RouteSettings;
-use crate::server::{ListenerSettings, Server, Settings, StartError};
+use crate::server::{Server, Settings, StartError};
 
 /// Client connections to each proxy.
 const CLIENTS: NonZeroU32 = NonZeroU32::new(4).expect("four is not zero");
@@ -201,9 +201,9 @@ impl Arm {
             shutdown_timeout: SHUTDOWN_TIMEOUT,
             resolver: Vec::new(),
             client: client::Settings::default(),
-            listeners: vec![ListenerSettings {
-                address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            }],
+            max_clients: None,
+            listeners: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()],
+            hosts: Vec::new(),
             routes: vec![RouteSettings {
                 host: None,
                 path: "/".to_owned(),

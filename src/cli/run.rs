@@ -143,7 +143,9 @@ fn without_file(servers: &[String]) -> server::Settings {
         shutdown_timeout: SHUTDOWN_TIMEOUT,
         resolver: Vec::new(),
         client: client::Settings::default(),
-        listeners: vec![ListenerSettings { address: LISTEN }],
+        max_clients: None,
+        listeners: vec![LISTEN.into()],
+        hosts: Vec::new(),
         routes: vec![RouteSettings {
             host: None,
             path: "/".to_owned(),
@@ -156,8 +158,8 @@ fn without_file(servers: &[String]) -> server::Settings {
 /// Puts the flags in place of what the settings say; those of keep-alive for every upstream.
 fn override_with(settings: &mut server::Settings, args: &RunArgs) {
     if !args.listen.is_empty() {
-        let listen = |&address| ListenerSettings { address };
-        settings.listeners = args.listen.iter().map(listen).collect();
+        let listen = args.listen.iter().copied();
+        settings.listeners = listen.map(ListenerSettings::from).collect();
     }
     if let Some(workers) = args.workers {
         settings.workers = workers;

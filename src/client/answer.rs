@@ -2,6 +2,8 @@
 
 use http::StatusCode;
 
+use super::intake::Fault;
+
 /// The text of an error answer.
 pub fn text(status: StatusCode, reason: &str) -> String {
     format!(
@@ -23,6 +25,29 @@ pub(super) fn raw(status: StatusCode, reason: &str) -> Vec<u8> {
         body.len(),
     )
     .into_bytes()
+}
+
+/// The answer to a request in whose head something is wrong.
+pub(super) fn to_fault(fault: Fault) -> (StatusCode, &'static str) {
+    let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    match fault {
+        Fault::LineTooLong => (StatusCode::URI_TOO_LONG, "The request line is too long."),
+        Fault::FieldTooLong => (too_large, "A header line of the request is too long."),
+        Fault::TooManyFields => (too_large, "The request has too many header lines."),
+        Fault::BlankLines => (
+            StatusCode::BAD_REQUEST,
+            "There are too many blank lines before the request.",
+        ),
+        Fault::BareLineFeed => (
+            StatusCode::BAD_REQUEST,
+            "A line of the request's head does not end with CR LF.",
+        ),
+        Fault::TwoLengths => (
+            StatusCode::BAD_REQUEST,
+            "The request has more than one Content-Length.",
+        ),
+        Fault::Unfinished => (StatusCode::BAD_REQUEST, "The request could not be read."),
+    }
 }
 
 /// What is said of a request that could not be read.

@@ -1,23 +1,31 @@
 //! One client connection as its exchanges see it: where it stands, what is being waited for and
 //! until when.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use super::Settings;
-use crate::alarm::{Alarm, Alarms};
+use super::answer;
+use super::intake::{Fault, Framing, Intake};
+use super::policy::Policy;
+use super::settings::{Settings, Stage};
+use super::waits::{Wait, Waits};
+use crate::alarm::Alarms;
 use crate::net::{ClientAddr, Socket};
 
 /// How long an idle client has, once the proxy is shutting down, for a request that is under way:
 /// closing on it would lose it, and some clients do not send it again. More than most round trips.
 const LAST_CHANCE: Duration = Duration::from_millis(100);
+
+/// How long a connection is idle before it is parked. Longer than most pauses between two requests of
+/// a client that is at work: taking it up again costs some microseconds.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// One client connection, shared by its socket, its exchange and the bodies in flight.
 pub struct Conn {
@@ -27,14 +35,26 @@ pub struct Conn {
     ip: HeaderValue,
     /// Both ends, once somebody asked.
     ends: Cell<Option<(SocketAddr, SocketAddr)>>,
-    settings: Rc<Settings>,
-    alarm: Alarm,
+    policy: Rc<Policy>,
+    /// The virtual host of the latest request, by its number.
+    host: Cell<Option<usize>>,
+    waits: Waits,
     phase: Cell<Phase>,
-    waits: [Cell<Option<Instant>>; WAITS],
     expired: Cell<Option<Wait>>,
     /// Exchanges begun; the first is 1.
     exchanges: Cell<u32>,
-    line: Cell<RequestLine>,
+    intake: RefCell<Intake>,
+    /// What was wrong with what came in.
+    fault: Cell<Option<Fault>>,
+    /// Since when it is idle, if it is.
+    idle_since: Cell<Option<Instant>>,
+    /// Since when the head that is coming has been waited for, once that has begun.
+    head_from: Cell<Option<Instant>>,
+    /// Since when the body is being waited for, if it is, and how long it was before.
+    body_from: Cell<Option<Instant>>,
+    body_waited: Cell<Duration>,
+    /// Something came that belongs to the next request, or may have: it was not read on.
+    held_back: Cell<bool>,
     /// When the response's last byte was handed over to be written.
     response_over: Cell<Option<Instant>>,
     /// Whether the client had to be waited for while the response was written.
@@ -42,10 +62,13 @@ pub struct Conn {
     /// The status of an answer that was begun without an exchange, and withheld.
     withheld: Cell<Option<u16>>,
     client_closed: Cell<bool>,
+    evicted: Cell<bool>,
     draining: Cell<bool>,
     until_close: Cell<bool>,
     /// Whether a FIN would be seen by nobody else: the request has been read to its end.
     watched: Cell<bool>,
+    /// Whether the request has been read to its end.
+    body_read: Cell<bool>,
     body_fault: Cell<Option<BodyFault>>,
 }
 
@@ -71,49 +94,12 @@ pub enum Phase {
     Exchange,
 }
 
-/// What is being waited for, each until its own time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Wait {
-    /// The first byte of the next request: `keep_alive_timeout`.
-    NextRequest,
-    /// More of a request's head: `timeout`.
-    RequestHead,
-    /// More of a request's body: `timeout`.
-    RequestBody,
-    /// The client to take more of the response: `timeout`.
-    ClientWrite,
-    /// The backend to answer, to go on, or to take more: the upstream's `timeout`.
-    Backend,
-}
-
-const WAITS: usize = 5;
-
-impl Wait {
-    const ALL: [Wait; WAITS] = [
-        Wait::NextRequest,
-        Wait::RequestHead,
-        Wait::RequestBody,
-        Wait::ClientWrite,
-        Wait::Backend,
-    ];
-}
-
-/// How much of the next request's first line has been seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RequestLine {
-    /// Nothing, or blank lines.
-    Blank,
-    Begun,
-    Complete,
-}
-
 impl Conn {
     /// A connection that has just been accepted.
     pub fn new(
         address: ClientAddr,
         socket: Rc<Socket>,
-        settings: Rc<Settings>,
+        policy: Rc<Policy>,
         alarms: &Alarms,
     ) -> Conn {
         let ip = address.0.ip().to_canonical().to_string();
@@ -123,27 +109,36 @@ impl Conn {
             ip: HeaderValue::from_maybe_shared(Bytes::from(ip))
                 .expect("an IP address is visible ASCII"),
             ends: Cell::new(None),
-            settings,
-            alarm: alarms.alarm(),
+            policy,
+            host: Cell::new(None),
+            waits: Waits::new(alarms),
             phase: Cell::new(Phase::Idle),
-            waits: Default::default(),
             expired: Cell::new(None),
             exchanges: Cell::new(0),
-            line: Cell::new(RequestLine::Blank),
+            intake: RefCell::default(),
+            fault: Cell::new(None),
+            idle_since: Cell::new(None),
+            head_from: Cell::new(None),
+            body_from: Cell::new(None),
+            body_waited: Cell::new(Duration::ZERO),
+            held_back: Cell::new(false),
             response_over: Cell::new(None),
             write_blocked: Cell::new(false),
             withheld: Cell::new(None),
             client_closed: Cell::new(false),
+            evicted: Cell::new(false),
             draining: Cell::new(false),
             until_close: Cell::new(false),
             watched: Cell::new(false),
+            body_read: Cell::new(true),
             body_fault: Cell::new(None),
         };
-        // KeepAliveTimeout is for kept connections; the first request has `Timeout`.
-        conn.wait(
-            Wait::NextRequest,
-            Some(Instant::now() + conn.settings.timeout),
-        );
+        // KeepAliveTimeout is for kept connections; the first request has the times of a head that is
+        // coming, from now on.
+        let now = Instant::now();
+        conn.head_from.set(Some(now));
+        conn.waits.note(Wait::Park, now + PARK_AFTER);
+        conn.waits.set(Wait::NextRequest, conn.head_until(now, now));
         conn
     }
 
@@ -176,9 +171,16 @@ impl Conn {
         &self.ip
     }
 
-    /// How this client is served.
+    /// How this client is served, at its latest request's host.
     pub fn settings(&self) -> &Settings {
-        &self.settings
+        self.policy.settings(self.host.get())
+    }
+
+    /// A request names its host: it is served as that asks for.
+    pub fn is_for(&self, host: Option<&str>) {
+        if self.policy.has_hosts() {
+            self.host.set(self.policy.host(host));
+        }
     }
 
     /// The number of the current exchange; the first is 1.
@@ -191,26 +193,28 @@ impl Conn {
         self.phase.get()
     }
 
-    /// A request's head is complete: its exchange begins. `with_body` if a body is still to be
-    /// read.
-    pub fn begin_exchange(&self, with_body: bool) {
-        self.watched.set(!with_body);
+    /// A request's head is complete: its exchange begins. `body` is how long what is still to be read
+    /// of it is.
+    pub fn begin_exchange(&self, body: Framing) {
+        self.intake.borrow_mut().body(body);
+        self.watched.set(body == Framing::Length(0));
+        self.body_read.set(body == Framing::Length(0));
         self.body_fault.set(None);
         self.phase.set(Phase::Exchange);
         self.exchanges.set(self.exchanges.get().saturating_add(1));
         // Nothing of the exchange before counts in this one.
-        for wait in &self.waits {
-            wait.set(None);
-        }
+        self.waits.clear_all();
         self.expired.set(None);
-        self.line.set(RequestLine::Blank);
+        self.head_from.set(None);
+        self.body_from.set(None);
+        self.body_waited.set(Duration::ZERO);
         self.write_blocked.set(false);
         self.until_close.set(false);
     }
 
     /// The response's last byte, handed over at `now`, only has to be written.
     pub fn response_over(&self, now: Instant) {
-        self.waits[Wait::Backend as usize].set(None);
+        self.waits.clear(Wait::Backend);
         self.response_over.set(Some(now));
     }
 
@@ -220,42 +224,52 @@ impl Conn {
         self.until_close.set(true);
     }
 
-    /// Sets until when to wait, or that this is not waited for any more.
-    pub fn wait(&self, wait: Wait, until: Option<Instant>) {
-        self.waits[wait as usize].set(until);
-        if until.is_some() {
-            self.alarm.set(self.earliest());
+    /// Waits for more of the client's request body, of which `seen` bytes have come.
+    pub fn wait_for_body(&self, seen: u64) {
+        self.waits.clear(Wait::Backend);
+        if self.waits.until(Wait::RequestBody).is_some() {
+            return;
         }
-    }
-
-    /// Waits for the client's request body.
-    pub fn wait_for_body(&self) {
-        self.waits[Wait::Backend as usize].set(None);
-        self.wait(
-            Wait::RequestBody,
-            Some(Instant::now() + self.settings.timeout),
-        );
+        let now = Instant::now();
+        let settings = self.settings();
+        let mut patience = settings.timeout;
+        if let Some(stage) = &settings.read_timeout.body {
+            let left = stage.allowed(seen).saturating_sub(self.body_waited.get());
+            patience = patience.min(left);
+        }
+        self.body_from.set(Some(now));
+        self.waits.set(Wait::RequestBody, now + patience);
     }
 
     /// The backend is to move within `timeout` from `now`.
     pub fn wait_for_backend(&self, now: Instant, timeout: Duration) {
-        self.waits[Wait::RequestBody as usize].set(None);
-        self.wait(Wait::Backend, Some(now + timeout));
+        self.waits.clear(Wait::RequestBody);
+        if let Some(from) = self.body_from.take() {
+            let waited = now.saturating_duration_since(from);
+            self.body_waited.set(self.body_waited.get() + waited);
+        }
+        self.waits.set(Wait::Backend, now + timeout);
     }
 
     /// Whether the backend is being waited for.
     pub fn waits_for_backend(&self) -> bool {
-        self.waits[Wait::Backend as usize].get().is_some()
+        self.waits.until(Wait::Backend).is_some()
     }
 
     /// The backend is not waited for now.
     pub fn backend_moved(&self) {
-        self.waits[Wait::Backend as usize].set(None);
+        self.waits.clear(Wait::Backend);
     }
 
     /// The request's body has been read to its end.
     pub fn body_is_read(&self) {
         self.watched.set(true);
+        self.body_read.set(true);
+    }
+
+    /// Whether it has, or there is none.
+    pub fn is_body_read(&self) -> bool {
+        self.body_read.get()
     }
 
     /// The request's body will not be read to its end.
@@ -278,14 +292,37 @@ impl Conn {
         self.draining.get()
     }
 
+    /// Whether the head has both a length and a transfer coding: RFC 9112 §6.3 has the connection ended
+    /// after the response.
+    pub fn is_framed_twice(&self) -> bool {
+        self.intake.borrow().is_framed_twice()
+    }
+
+    /// Whether it has been kept, and nothing of a further request has come.
+    pub fn is_idle(&self) -> bool {
+        self.phase.get() == Phase::Idle && self.exchanges.get() > 0
+    }
+
+    /// Since when it is so.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.idle_since.get().filter(|_| self.is_idle())
+    }
+
+    /// Asks for the end of an idle connection, so that another may have its place. One on which a
+    /// request comes at this moment is kept.
+    pub fn evict(&self) {
+        self.evicted.set(true);
+        self.waits.wake();
+    }
+
     /// Asks for the end: after the current exchange, or else when no request comes any more.
     pub fn drain(&self) {
         self.draining.set(true);
-        if let Some(until) = self.waits[Wait::NextRequest as usize].get() {
+        if let Some(until) = self.waits.until(Wait::NextRequest) {
             let end = Instant::now() + LAST_CHANCE;
-            self.wait(Wait::NextRequest, Some(until.min(end)));
+            self.waits.set(Wait::NextRequest, until.min(end));
         }
-        self.alarm.wake();
+        self.waits.wake();
     }
 
     pub(super) fn is_client_watched(&self) -> bool {
@@ -299,7 +336,7 @@ impl Conn {
 
     /// Whether the next request was waited for in vain.
     pub(super) fn is_idle_time_over(&self) -> bool {
-        self.phase.get() == Phase::Idle && self.waits[Wait::NextRequest as usize].get().is_none()
+        self.phase.get() == Phase::Idle && self.waits.until(Wait::NextRequest).is_none()
     }
 
     /// The connection is about to be dropped in the middle of whatever it does: a response whose end
@@ -311,26 +348,12 @@ impl Conn {
     }
 
     pub(super) fn wakes(&self, waker: &Waker) {
-        self.alarm.wakes(waker);
+        self.waits.wakes(waker);
     }
 
-    /// If the alarm has rung: which wait has lasted too long.
+    /// Which wait has lasted too long, if one has.
     pub(super) fn take_expired(&self) -> Option<Wait> {
-        if !self.alarm.has_rung() {
-            return None;
-        }
-        let now = Instant::now();
-        let late = |wait: &Wait| {
-            self.waits[*wait as usize]
-                .get()
-                .is_some_and(|until| until <= now)
-        };
-        let expired = Wait::ALL.into_iter().find(late);
-        match expired {
-            Some(wait) => self.waits[wait as usize].set(None),
-            None => self.alarm.set(self.earliest()),
-        }
-        expired
+        self.waits.take_expired()
     }
 
     /// Tells the current exchange that a wait has lasted too long.
@@ -338,53 +361,97 @@ impl Conn {
         self.expired.set(Some(wait));
     }
 
-    /// Bytes came from the client; none is its FIN.
-    pub(super) fn client_sent(&self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            self.client_closed.set(true);
-            return;
+    /// Whether more may be read now: not what belongs to the next request before the response is
+    /// written.
+    pub(super) fn may_read(&self) -> bool {
+        let may = self.phase.get() != Phase::Exchange || !self.intake.borrow().is_over();
+        if !may {
+            self.held_back.set(true);
         }
-        match self.phase.get() {
-            Phase::Exchange => {}
-            Phase::Idle | Phase::Head => {
-                self.phase.set(Phase::Head);
-                self.waits[Wait::NextRequest as usize].set(None);
-                self.waits[Wait::RequestHead as usize].set(None);
-                self.line.set(match self.line.get() {
-                    RequestLine::Complete => RequestLine::Complete,
-                    RequestLine::Begun => RequestLine::Begun.after(bytes),
-                    RequestLine::Blank => RequestLine::Blank.after(bytes),
-                });
+        may
+    }
+
+    /// Whether something was not read that may be read now.
+    pub(super) fn takes_up_what_was_held_back(&self) -> bool {
+        self.phase.get() == Phase::Idle && self.held_back.take()
+    }
+
+    /// A head is about to be read: the next request's, unless the last one's body is not over.
+    pub(super) fn expects_head(&self) -> bool {
+        if self.phase.get() != Phase::Idle {
+            return false;
+        }
+        let mut intake = self.intake.borrow_mut();
+        if intake.is_over() {
+            intake.next();
+        }
+        intake.is_new()
+    }
+
+    /// Bytes came from the client: says how many of them belong to this request. `None` if something
+    /// is wrong with them.
+    pub(super) fn client_sent(&self, bytes: &[u8]) -> Option<usize> {
+        let mut intake = self.intake.borrow_mut();
+        let is_head = !intake.is_head_complete();
+        let limits = &self.policy.settings(None).limits;
+        let taken = match intake.take(bytes, limits) {
+            Ok(taken) => taken,
+            Err(fault) => {
+                self.fault.set(Some(fault));
+                return None;
+            }
+        };
+        if is_head {
+            self.phase.set(Phase::Head);
+            for wait in [Wait::NextRequest, Wait::RequestHead, Wait::Park] {
+                self.waits.clear(wait);
             }
         }
+        Some(taken)
+    }
+
+    /// The client has sent its FIN.
+    pub(super) fn client_closed(&self) {
+        self.client_closed.set(true);
     }
 
     /// The client has sent nothing more for now.
     pub(super) fn client_silent(&self) {
-        if self.phase.get() == Phase::Head && self.waits[Wait::RequestHead as usize].get().is_none()
-        {
-            self.wait(
-                Wait::RequestHead,
-                Some(Instant::now() + self.settings.timeout),
-            );
+        if self.phase.get() == Phase::Head && self.waits.until(Wait::RequestHead).is_none() {
+            let now = Instant::now();
+            let from = self.head_from.get().unwrap_or(now);
+            self.head_from.set(Some(from));
+            self.waits
+                .set(Wait::RequestHead, self.head_until(from, now));
         }
+    }
+
+    /// Until when to wait for more of a head that was begun to be waited for at `from`.
+    fn head_until(&self, from: Instant, now: Instant) -> Instant {
+        // Its host is not known yet.
+        let settings = self.policy.settings(None);
+        let until = now + settings.timeout;
+        let allowed = |stage: &Stage| {
+            let bytes = self.intake.borrow().head_bytes();
+            from.checked_add(stage.allowed(bytes as u64))
+        };
+        let stage = settings.read_timeout.header.as_ref();
+        stage.and_then(allowed).map_or(until, |end| until.min(end))
     }
 
     /// The client takes no more bytes for now.
     pub(super) fn client_stalls(&self) {
         self.write_blocked.set(true);
-        if self.waits[Wait::ClientWrite as usize].get().is_none() {
-            self.wait(
-                Wait::ClientWrite,
-                Some(Instant::now() + self.settings.timeout),
-            );
+        if self.waits.until(Wait::ClientWrite).is_none() {
+            self.waits
+                .set(Wait::ClientWrite, Instant::now() + self.settings().timeout);
         }
     }
 
     /// The client took bytes.
     pub(super) fn client_took(&self) {
         if self.write_blocked.get() {
-            self.waits[Wait::ClientWrite as usize].set(None);
+            self.waits.clear(Wait::ClientWrite);
         }
     }
 
@@ -399,12 +466,14 @@ impl Conn {
             over
         };
         self.phase.set(Phase::Idle);
-        self.waits[Wait::RequestBody as usize].set(None);
-        let mut idle = self.settings.keep_alive.timeout;
+        self.waits.clear(Wait::RequestBody);
+        let mut idle = self.settings().keep_alive.timeout;
         if self.draining.get() {
             idle = idle.min(LAST_CHANCE);
         }
-        self.wait(Wait::NextRequest, Some(now + idle));
+        self.idle_since.set(Some(now));
+        self.waits.note(Wait::Park, now + PARK_AFTER);
+        self.waits.set(Wait::NextRequest, now + idle);
     }
 
     /// Whether what is written now answers no exchange: the HTTP library's own answer to what it
@@ -423,8 +492,42 @@ impl Conn {
         self.withheld.get()
     }
 
+    /// The answer to what was wrong with what came in, if something was.
+    pub(super) fn fault(&self) -> Option<(StatusCode, &'static str)> {
+        self.fault.get().map(answer::to_fault)
+    }
+
     pub(super) fn has_request_line(&self) -> bool {
-        self.line.get() == RequestLine::Complete
+        self.intake.borrow().has_request_line()
+    }
+
+    /// Since when it has been idle, if it has been for so long that it counts as parked. Not before its
+    /// first request.
+    pub(super) fn parked_since(&self) -> Option<Instant> {
+        let is_due = self.waits.until(Wait::Park).is_none();
+        (self.is_idle() && is_due)
+            .then(|| self.idle_since.get())
+            .flatten()
+    }
+
+    /// Whether it may be parked: idle, and nothing of a request's body is to come any more.
+    pub(super) fn may_park(&self) -> bool {
+        let intake = self.intake.borrow();
+        self.phase.get() == Phase::Idle && (intake.is_over() || intake.is_new())
+    }
+
+    pub(super) fn is_evicted(&self) -> bool {
+        self.evicted.get() && self.phase.get() == Phase::Idle
+    }
+
+    /// A request has come all the same.
+    pub(super) fn is_wanted_again(&self) {
+        self.evicted.set(false);
+    }
+
+    /// The client has closed its side while its response is being made.
+    pub(super) fn client_half_closed(&self) {
+        self.watched.set(false);
     }
 
     pub(super) fn has_client_closed(&self) -> bool {
@@ -433,49 +536,5 @@ impl Conn {
 
     pub(super) fn needs_reset(&self) -> bool {
         self.until_close.get()
-    }
-
-    fn earliest(&self) -> Option<Instant> {
-        self.waits.iter().filter_map(Cell::get).min()
-    }
-}
-
-impl RequestLine {
-    fn after(self, bytes: &[u8]) -> RequestLine {
-        let rest = match self {
-            RequestLine::Complete => return self,
-            RequestLine::Begun => bytes,
-            RequestLine::Blank => {
-                match bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) {
-                    Some(start) => &bytes[start..],
-                    None => return RequestLine::Blank,
-                }
-            }
-        };
-        if rest.contains(&b'\n') {
-            RequestLine::Complete
-        } else {
-            RequestLine::Begun
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_line_is_complete_at_its_newline_and_blank_lines_are_none() {
-        for (chunks, line) in [
-            (&["\r\n"][..], RequestLine::Blank),
-            (&["\r\n", "GET / HT"], RequestLine::Begun),
-            (&["\r\nGET /", " HTTP/1.1\r\n"], RequestLine::Complete),
-            (&["GET / HTTP/1.1\r\nHost: a"], RequestLine::Complete),
-        ] {
-            let seen = chunks.iter().fold(RequestLine::Blank, |line, chunk| {
-                line.after(chunk.as_bytes())
-            });
-            assert_eq!(seen, line, "{chunks:?}");
-        }
     }
 }

@@ -6,10 +6,16 @@
 
 pub mod answer;
 mod conn;
+mod intake;
+mod policy;
 mod serve;
 mod settings;
 mod stream;
+mod waits;
 
-pub use conn::{BodyFault, Conn, Phase, Wait};
+pub use conn::{BodyFault, Conn, Phase};
+pub use intake::Framing;
+pub use policy::{HostSettings, Policy};
 pub use serve::serve;
-pub use settings::{Limits, Settings};
+pub use settings::{Limits, Overrides, ReadTimeout, Settings, Stage};
+pub use waits::Wait;

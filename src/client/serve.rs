@@ -15,13 +15,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
 use super::answer;
-use super::conn::{Phase, Wait};
+use super::conn::Phase;
 use super::stream::Watched;
-use super::{Conn, Limits};
+use super::{Conn, Limits, Wait};
 use crate::net::{self, Peer, Stream};
 
 /// How long a client may take to close after our last response, while what it still sends is
@@ -32,66 +32,187 @@ const LINGER: Duration = Duration::from_secs(30);
 /// event MPM, short lingering close.
 const LINGER_SHORT: Duration = Duration::from_secs(2);
 
-/// Why serving a connection came to its end.
+/// What became of a connection, and of speaking HTTP on it.
 enum Ended {
+    /// It has been idle for a while: to be parked.
+    Idle,
     /// The client closed, or the last response is written.
     Finished,
     /// The response broke off, or the request did.
     Broken,
-    /// What came was not a request that could be read; the status our answer has.
-    Unreadable(StatusCode),
+    /// What came was not a request that could be read: the answer to it.
+    Unreadable(StatusCode, &'static str),
     /// A wait of the connection itself lasted too long.
     Expired(Wait),
+    /// It was idle, and its place was needed.
+    Evicted,
 }
 
 /// Serves the requests of one client, each answered by `exchange`, until the connection ends.
 ///
+/// While it is idle the bare socket is waited on, without the HTTP library, its buffers and its state:
+/// `parked` is told since when that is so, and with `None` that it is no more.
+///
 /// # Cancellation
 /// Dropping the future closes the connection at once.
-pub async fn serve<E, F, B>(stream: Stream, conn: Rc<Conn>, exchange: E)
+pub async fn serve<E, F, B, P>(stream: Stream, conn: Rc<Conn>, exchange: E, parked: P)
+where
+    E: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    P: Fn(Option<Instant>),
+{
+    let mut stream = stream;
+    let mut ahead = Vec::new();
+    // Both futures are boxed: the one that stays is to be small.
+    let ended = loop {
+        if ahead.is_empty()
+            && let Some(ended) = wait_for_bytes(&conn, &parked).await
+        {
+            break ended;
+        }
+        let spoken = Box::pin(speak(stream, ahead, &conn, &exchange)).await;
+        (stream, ahead) = (spoken.stream, spoken.ahead);
+        match spoken.ended {
+            Ended::Idle => conn.socket().rest(),
+            ended @ (Ended::Finished
+            | Ended::Broken
+            | Ended::Unreadable(..)
+            | Ended::Expired(_)
+            | Ended::Evicted) => break ended,
+        }
+    };
+    Box::pin(close(stream, &conn, ended)).await;
+}
+
+/// Waits on the bare socket until the client sends something. Otherwise says how it ended.
+async fn wait_for_bytes(conn: &Conn, parked: &impl Fn(Option<Instant>)) -> Option<Ended> {
+    let mut is_parked = false;
+    let waited = poll_fn(|cx| {
+        conn.wakes(cx.waker());
+        while conn.socket().poll_peer_speaks(cx).is_ready() {
+            match conn.socket().peer(false) {
+                Peer::Silent => {}
+                Peer::Spoke => return Poll::Ready(None),
+                Peer::Closed => {
+                    conn.client_closed();
+                    return Poll::Ready(Some(Ended::Finished));
+                }
+                Peer::Gone => return Poll::Ready(Some(Ended::Broken)),
+            }
+        }
+        if conn.is_evicted() {
+            return Poll::Ready(Some(Ended::Evicted));
+        }
+        while let Some(wait) = conn.take_expired() {
+            match wait {
+                Wait::NextRequest => return Poll::Ready(Some(Ended::Expired(wait))),
+                Wait::Park
+                | Wait::RequestHead
+                | Wait::RequestBody
+                | Wait::ClientWrite
+                | Wait::Backend => {}
+            }
+        }
+        if !is_parked && let Some(since) = conn.parked_since() {
+            is_parked = true;
+            parked(Some(since));
+        }
+        Poll::Pending
+    })
+    .await;
+    if is_parked {
+        parked(None);
+    }
+    waited
+}
+
+/// What is left when no HTTP is spoken on a connection any more.
+struct Spoken {
+    stream: Stream,
+    /// What has been read from it beyond that.
+    ahead: Vec<u8>,
+    ended: Ended,
+}
+
+/// Speaks HTTP on a connection until it is idle for a while, or ends.
+async fn speak<E, F, B>(stream: Stream, ahead: Vec<u8>, conn: &Rc<Conn>, exchange: E) -> Spoken
 where
     E: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<B>, Infallible>>,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let io = TokioIo::new(Watched::new(stream, Rc::clone(&conn)));
+    conn.is_wanted_again();
+    let io = TokioIo::new(Watched::new(stream, Rc::clone(conn), ahead));
     let mut http = builder(&conn.settings().limits).serve_connection(io, service_fn(exchange));
     let ended = poll_fn(|cx| {
         conn.wakes(cx.waker());
+        let mut has_rested = false;
         match conn.take_expired() {
             // A request that has come by now is still read: see below.
             None | Some(Wait::NextRequest) => {}
+            Some(Wait::Park) => has_rested = true,
             Some(wait @ (Wait::RequestHead | Wait::ClientWrite)) => {
                 return Poll::Ready(Ended::Expired(wait));
             }
             // The exchange knows how to answer.
             Some(wait @ (Wait::RequestBody | Wait::Backend)) => conn.expire(wait),
         }
-        if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
-            return Poll::Ready(match result {
-                Ok(()) => Ended::Finished,
-                Err(error) => {
-                    debug!(client = %conn.address(), %error, "client connection ended");
-                    unreadable(&conn, &error).map_or(Ended::Broken, Ended::Unreadable)
-                }
-            });
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
+                return Poll::Ready(over(conn, result));
+            }
+            if !conn.takes_up_what_was_held_back() {
+                break;
+            }
         }
         if conn.is_idle_time_over() {
             return Poll::Ready(Ended::Expired(Wait::NextRequest));
         }
-        if has_client_gone(&conn, cx) {
+        if conn.is_evicted() {
+            return Poll::Ready(Ended::Evicted);
+        }
+        if has_rested && conn.may_park() {
+            return Poll::Ready(Ended::Idle);
+        }
+        if has_client_gone(conn, cx) {
             debug!(client = %conn.address(), "the client closed before its response was there");
             return Poll::Ready(Ended::Broken);
         }
         Poll::Pending
     })
     .await;
-    let stream = http.into_parts().io.into_inner().into_inner();
-    close(stream, &conn, ended).await;
+    let parts = http.into_parts();
+    let (stream, kept_back) = parts.io.into_inner().into_inner();
+    let ahead = match &*parts.read_buf {
+        [] => kept_back,
+        read => [read, &kept_back].concat(),
+    };
+    Spoken {
+        stream,
+        ahead,
+        ended,
+    }
 }
 
-/// Whether the client has closed while its response is being made, so that nobody waits for it.
+/// What it means that the HTTP library is done with a connection.
+fn over(conn: &Conn, result: hyper::Result<()>) -> Ended {
+    if let Some((status, reason)) = conn.fault() {
+        return Ended::Unreadable(status, reason);
+    }
+    let Err(error) = result else {
+        return Ended::Finished;
+    };
+    debug!(client = %conn.address(), %error, "client connection ended");
+    match unreadable(conn, &error) {
+        Some(status) => Ended::Unreadable(status, answer::unreadable(status)),
+        None => Ended::Broken,
+    }
+}
+
+/// Whether the client has gone while its response is being made, so that nobody waits for it.
 ///
 /// hyper would see it too, but only by preparing to read the next request, which costs a fresh
 /// buffer in every exchange.
@@ -99,6 +220,8 @@ fn has_client_gone(conn: &Conn, cx: &mut Context<'_>) -> bool {
     while conn.is_client_watched() && conn.socket().poll_peer_speaks(cx).is_ready() {
         match conn.socket().peer(false) {
             Peer::Gone => return true,
+            Peer::Closed if conn.settings().abort_on_close => return true,
+            Peer::Closed => conn.client_half_closed(),
             // The next request, sent ahead of time.
             Peer::Spoke => conn.client_spoke(),
             Peer::Silent => {}
@@ -112,7 +235,7 @@ fn builder(limits: &Limits) -> http1::Builder {
     builder.half_close(true);
     if limits.fields != Limits::default().fields {
         // hyper's own default is the same 100, and cheaper when it is not set.
-        builder.max_headers(limits.fields);
+        builder.max_headers(limits.fields.unwrap_or(Limits::MOST_FIELDS));
     }
     builder
 }
@@ -131,6 +254,9 @@ fn unreadable(conn: &Conn, error: &hyper::Error) -> Option<StatusCode> {
 async fn close(stream: Stream, conn: &Conn, ended: Ended) {
     let client = conn.address();
     match ended {
+        // Nothing is unread or unsent: this is a FIN.
+        Ended::Evicted => debug!(%client, "idle, and its place was needed: closed"),
+        Ended::Idle => {}
         Ended::Finished if conn.has_client_closed() => {}
         Ended::Finished => linger(stream, conn, LINGER).await,
         Ended::Broken => {
@@ -138,9 +264,9 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended) {
                 conn.socket().reset_on_close();
             }
         }
-        Ended::Unreadable(status) => {
-            info!(%client, status = status.as_u16(), reason = "the request could not be read", "request refused");
-            answer_and_linger(stream, conn, status, answer::unreadable(status), LINGER).await;
+        Ended::Unreadable(status, reason) => {
+            info!(%client, status = status.as_u16(), reason, "request refused");
+            answer_and_linger(stream, conn, status, reason, LINGER).await;
         }
         Ended::Expired(Wait::NextRequest) => {
             debug!(%client, "idle for too long");
@@ -158,8 +284,8 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended) {
             info!(%client, "the client took nothing of its response for too long: closed");
             conn.socket().reset_on_close();
         }
-        Ended::Expired(Wait::RequestBody | Wait::Backend) => {
-            unreachable!("these waits end in their exchange")
+        Ended::Expired(Wait::RequestBody | Wait::Backend | Wait::Park) => {
+            unreachable!("these waits end in their exchange, or in no end at all")
         }
     }
 }

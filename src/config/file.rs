@@ -10,10 +10,8 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{self, TABLES};
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, nearest, quoted};
-use super::values::{keep_alive, list, number, set, time};
-use super::{SHUTDOWN_TIMEOUT, address, routes, upstreams};
-use crate::client;
-use crate::keepalive::KeepAlive;
+use super::values::{list, number, time};
+use super::{SHUTDOWN_TIMEOUT, address, client, routes, upstreams};
 use crate::server::{self, ListenerSettings};
 
 /// A value and the place it was read from.
@@ -26,8 +24,9 @@ pub(super) struct Placed<T> {
 pub(super) fn settings(root: &DeTable<'_>, reader: &mut Reader<'_>) -> server::Settings {
     unknown_tables(root, reader);
     let (workers, shutdown_timeout, resolver) = server_section(root, reader);
-    let client = client_section(root, reader);
+    let (client, max_clients) = client::client(root, reader);
     let listeners = listeners(root, reader);
+    let hosts = client::hosts(root, reader);
     let upstreams = upstreams::upstreams(root, reader);
     let routes = routes::routes(root, &upstreams, reader);
     server::Settings {
@@ -35,7 +34,9 @@ pub(super) fn settings(root: &DeTable<'_>, reader: &mut Reader<'_>) -> server::S
         shutdown_timeout,
         resolver,
         client,
+        max_clients,
         listeners,
+        hosts,
         routes,
         upstreams: upstreams
             .into_iter()
@@ -106,46 +107,19 @@ fn server_section(
     )
 }
 
-fn client_section(root: &DeTable<'_>, reader: &mut Reader<'_>) -> client::Settings {
-    let mut settings = client::Settings::default();
-    let Some(section) = single(root, &keys::CLIENT, reader) else {
-        return settings;
-    };
-    settings.keep_alive = keep_alive(reader, &section, KeepAlive::CLIENT);
-    set(&mut settings.timeout, time(reader, &section, "timeout"));
-    let limits = &mut settings.limits;
-    set(
-        &mut limits.request_line,
-        number(reader, &section, "limit_request_line"),
-    );
-    set(
-        &mut limits.fields,
-        number(reader, &section, "limit_request_fields"),
-    );
-    set(
-        &mut limits.field_size,
-        number(reader, &section, "limit_request_field_size"),
-    );
-    let body = number::<u64>(reader, &section, "limit_request_body");
-    set(
-        &mut limits.body,
-        body.map(|bytes| Some(bytes).filter(|&bytes| bytes > 0)),
-    );
-    settings
-}
-
 fn listeners(root: &DeTable<'_>, reader: &mut Reader<'_>) -> Vec<ListenerSettings> {
-    let mut listeners: Vec<Placed<SocketAddr>> = Vec::new();
+    let mut listeners: Vec<Placed<ListenerSettings>> = Vec::new();
     let sections = several(root, &keys::LISTENERS, reader);
     let none = sections.is_empty();
     for section in sections {
         let address = reader.read(&section, "address", |scalar| address::listen(&scalar.text));
+        let client = client::of_listener(reader, &section);
         let (Some(address), Some(span)) = (address, section.value_span("address")) else {
             continue;
         };
         let first = listeners
             .iter()
-            .find(|first| first.value == address && address.port() != 0);
+            .find(|first| first.value.address == address && address.port() != 0);
         match first {
             Some(first) => reader.note(
                 Finding::fault(format!("{address} is listened on twice"))
@@ -154,7 +128,7 @@ fn listeners(root: &DeTable<'_>, reader: &mut Reader<'_>) -> Vec<ListenerSetting
                     .help("remove one of them"),
             ),
             None => listeners.push(Placed {
-                value: address,
+                value: ListenerSettings { address, client },
                 span,
             }),
         }
@@ -165,14 +139,11 @@ fn listeners(root: &DeTable<'_>, reader: &mut Reader<'_>) -> Vec<ListenerSetting
                 .help("add a listener:\n[[listeners]]\naddress = \"0.0.0.0:8080\""),
         );
     }
-    let settings = |placed: Placed<SocketAddr>| ListenerSettings {
-        address: placed.value,
-    };
-    listeners.into_iter().map(settings).collect()
+    listeners.into_iter().map(|placed| placed.value).collect()
 }
 
 /// The one table of this kind, if it is there.
-fn single<'t>(
+pub(super) fn single<'t>(
     root: &'t DeTable<'t>,
     table: &'static keys::Table,
     reader: &mut Reader<'_>,

@@ -53,104 +53,17 @@ pub const CLIENT: Table = Table {
     key: "client",
     about: "Towards clients.",
     settings: &[
-        Setting {
-            name: "keep_alive",
-            alias: Some("KeepAlive"),
-            takes: Takes::Switch,
-            default: Default::Is("true"),
-            meaning: "Whether a client's connection is kept for further requests. Off is one \
-                      request a connection.",
-            apache: "`KeepAlive` (On)",
-            nginx: "`keepalive_timeout 0` turns it off",
-        },
-        Setting {
-            name: "max_keep_alive_requests",
-            alias: Some("MaxKeepAliveRequests"),
-            takes: Takes::Whole {
-                least: 0,
-                most: u32::MAX as u64,
-                unit: "requests",
-                zero: Some("unlimited"),
-            },
-            default: Default::Is("100"),
-            meaning: "How many responses may promise to keep the connection. The one after them \
-                      still arrives and ends it, as in Apache.",
-            apache: "`MaxKeepAliveRequests` (100)",
-            nginx: "`keepalive_requests` (1000)",
-        },
-        Setting {
-            name: "keep_alive_timeout",
-            alias: Some("KeepAliveTimeout"),
-            takes: Takes::Time {
-                zero: Some("keeps none"),
-            },
-            default: Default::Is("\"5s\""),
-            meaning: "The longest a kept connection may wait for its next request.",
-            apache: "`KeepAliveTimeout` (5)",
-            nginx: "`keepalive_timeout` (75s)",
-        },
-        Setting {
-            name: "timeout",
-            alias: Some("Timeout"),
-            takes: Takes::Time { zero: None },
-            default: Default::Is("\"60s\""),
-            meaning: "The longest one read from or write to a client may make no progress.",
-            apache: "`Timeout` (60)",
-            nginx: "`client_header_timeout`, `client_body_timeout`, `send_timeout` (60s)",
-        },
-        Setting {
-            name: "limit_request_line",
-            alias: Some("LimitRequestLine"),
-            takes: Takes::Bytes {
-                least: 1,
-                most: 1 << 20,
-                zero: None,
-            },
-            default: Default::Is("8190"),
-            meaning: "The longest request target; longer is answered 414.",
-            apache: "`LimitRequestLine` (8190)",
-            nginx: "`large_client_header_buffers` (4 of 8k)",
-        },
-        Setting {
-            name: "limit_request_fields",
-            alias: Some("LimitRequestFields"),
-            takes: Takes::Whole {
-                least: 1,
-                most: 32_767,
-                unit: "lines",
-                zero: None,
-            },
-            default: Default::Is("100"),
-            meaning: "The most header lines of a request; more are answered 431.",
-            apache: "`LimitRequestFields` (100)",
-            nginx: "none",
-        },
-        Setting {
-            name: "limit_request_field_size",
-            alias: Some("LimitRequestFieldSize"),
-            takes: Takes::Bytes {
-                least: 1,
-                most: 1 << 20,
-                zero: None,
-            },
-            default: Default::Is("8190"),
-            meaning: "The longest header line of a request; longer is answered 431.",
-            apache: "`LimitRequestFieldSize` (8190)",
-            nginx: "`large_client_header_buffers` (4 of 8k)",
-        },
-        Setting {
-            name: "limit_request_body",
-            alias: Some("LimitRequestBody"),
-            takes: Takes::Bytes {
-                least: 0,
-                most: u64::MAX,
-                zero: Some("unlimited"),
-            },
-            default: Default::Is("0"),
-            meaning: "The longest request body; longer is answered 413.",
-            apache: "`LimitRequestBody` (1 GiB; none for proxied requests)",
-            nginx: "`client_max_body_size` (1m)",
-        },
+        KEEP_ALIVE,
+        MAX_KEEP_ALIVE_REQUESTS,
+        KEEP_ALIVE_TIMEOUT,
+        TIMEOUT,
+        REQUEST_READ_TIMEOUT,
+        LIMIT_REQUEST_LINE,
+        LIMIT_REQUEST_FIELDS,
+        LIMIT_REQUEST_FIELD_SIZE,
+        LIMIT_REQUEST_BODY,
+        ABORT_ON_CLOSE,
+        MAX_CONNECTIONS,
     ],
 };
 
@@ -158,17 +71,209 @@ pub const CLIENT: Table = Table {
 pub const LISTENERS: Table = Table {
     header: "[[listeners]]",
     key: "listeners",
-    about: "An address to listen on. At least one; each has a table of its own.",
-    settings: &[Setting {
-        name: "address",
-        alias: Some("Listen"),
-        takes: Takes::Listen,
-        default: Default::Required,
-        meaning: "Address and port. `:8080`, `*:8080` and `8080` listen on every IPv4 address; \
-                  port 0 lets the kernel choose.",
-        apache: "`Listen`",
-        nginx: "`listen`",
-    }],
+    about: "An address to listen on. At least one; each has a table of its own. What is said of clients \
+            here is for those of this address; what is left out is as in `[client]`.",
+    settings: &[
+        ADDRESS,
+        KEEP_ALIVE.inherited(),
+        MAX_KEEP_ALIVE_REQUESTS.inherited(),
+        KEEP_ALIVE_TIMEOUT.inherited(),
+        TIMEOUT.inherited(),
+        REQUEST_READ_TIMEOUT.inherited(),
+        LIMIT_REQUEST_LINE.inherited(),
+        LIMIT_REQUEST_FIELDS.inherited(),
+        LIMIT_REQUEST_FIELD_SIZE.inherited(),
+        LIMIT_REQUEST_BODY.inherited(),
+        ABORT_ON_CLOSE.inherited(),
+    ],
+};
+
+/// `[[hosts]]`.
+pub const HOSTS: Table = Table {
+    header: "[[hosts]]",
+    key: "hosts",
+    about: "A name-based virtual host: what is said here is for requests to these hosts, on every \
+            listener; what is left out is as on the listener. Until a request has named its host the \
+            listener's settings count, so the limits of its line and its header lines are not here.",
+    settings: &[
+        NAMES,
+        KEEP_ALIVE.inherited(),
+        MAX_KEEP_ALIVE_REQUESTS.inherited(),
+        KEEP_ALIVE_TIMEOUT.inherited(),
+        TIMEOUT.inherited(),
+        REQUEST_READ_TIMEOUT.inherited(),
+        LIMIT_REQUEST_BODY.inherited(),
+        ABORT_ON_CLOSE.inherited(),
+    ],
+};
+
+// What is said of clients in `[client]`, and may be said again for a listener or a host.
+
+const KEEP_ALIVE: Setting = Setting {
+    name: "keep_alive",
+    alias: Some("KeepAlive"),
+    takes: Takes::Switch,
+    default: Default::Is("true"),
+    meaning: "Whether a client's connection is kept for further requests. Off is one \
+              request a connection.",
+    apache: "`KeepAlive` (On)",
+    nginx: "`keepalive_timeout 0` turns it off",
+};
+
+const MAX_KEEP_ALIVE_REQUESTS: Setting = Setting {
+    name: "max_keep_alive_requests",
+    alias: Some("MaxKeepAliveRequests"),
+    takes: Takes::Whole {
+        least: 0,
+        most: u32::MAX as u64,
+        unit: "requests",
+        zero: Some("unlimited"),
+    },
+    default: Default::Is("100"),
+    meaning: "How many responses may promise to keep the connection. The one after them \
+              still arrives and ends it, as in Apache.",
+    apache: "`MaxKeepAliveRequests` (100)",
+    nginx: "`keepalive_requests` (1000)",
+};
+
+const KEEP_ALIVE_TIMEOUT: Setting = Setting {
+    name: "keep_alive_timeout",
+    alias: Some("KeepAliveTimeout"),
+    takes: Takes::Time {
+        zero: Some("keeps none"),
+    },
+    default: Default::Is("\"5s\""),
+    meaning: "The longest a kept connection may wait for its next request.",
+    apache: "`KeepAliveTimeout` (5)",
+    nginx: "`keepalive_timeout` (75s)",
+};
+
+const TIMEOUT: Setting = Setting {
+    name: "timeout",
+    alias: Some("Timeout"),
+    takes: Takes::Time { zero: None },
+    default: Default::Is("\"60s\""),
+    meaning: "The longest one read from or write to a client may make no progress.",
+    apache: "`Timeout` (60)",
+    nginx: "`client_header_timeout`, `client_body_timeout`, `send_timeout` (60s)",
+};
+
+const LIMIT_REQUEST_LINE: Setting = Setting {
+    name: "limit_request_line",
+    alias: Some("LimitRequestLine"),
+    takes: Takes::Bytes {
+        least: 1,
+        most: 1 << 20,
+        zero: None,
+    },
+    default: Default::Is("8190"),
+    meaning: "The longest request line; longer is answered 414.",
+    apache: "`LimitRequestLine` (8190)",
+    nginx: "`large_client_header_buffers` (4 of 8k)",
+};
+
+const LIMIT_REQUEST_FIELDS: Setting = Setting {
+    name: "limit_request_fields",
+    alias: Some("LimitRequestFields"),
+    takes: Takes::Whole {
+        least: 0,
+        most: 32_767,
+        unit: "lines",
+        zero: Some("unlimited"),
+    },
+    default: Default::Is("100"),
+    meaning: "The most header lines of a request; more are answered 431.",
+    apache: "`LimitRequestFields` (100)",
+    nginx: "none",
+};
+
+const LIMIT_REQUEST_FIELD_SIZE: Setting = Setting {
+    name: "limit_request_field_size",
+    alias: Some("LimitRequestFieldSize"),
+    takes: Takes::Bytes {
+        least: 1,
+        most: 1 << 20,
+        zero: None,
+    },
+    default: Default::Is("8190"),
+    meaning: "The longest header line of a request; longer is answered 431.",
+    apache: "`LimitRequestFieldSize` (8190)",
+    nginx: "`large_client_header_buffers` (4 of 8k)",
+};
+
+const LIMIT_REQUEST_BODY: Setting = Setting {
+    name: "limit_request_body",
+    alias: Some("LimitRequestBody"),
+    takes: Takes::Bytes {
+        least: 0,
+        most: u64::MAX,
+        zero: Some("unlimited"),
+    },
+    default: Default::Is("0"),
+    meaning: "The longest request body; longer is answered 413.",
+    apache: "`LimitRequestBody` (1 GiB; none for proxied requests)",
+    nginx: "`client_max_body_size` (1m)",
+};
+
+const REQUEST_READ_TIMEOUT: Setting = Setting {
+    name: "request_read_timeout",
+    alias: Some("RequestReadTimeout"),
+    takes: Takes::ReadTimeout,
+    default: Default::Is("\"header=20-40,MinRate=500 body=20,MinRate=500\""),
+    meaning: "How long a request's whole head, and its whole body, may take to come: a time, and for \
+              each `MinRate` bytes that have come a second more, up to the second time. Beside \
+              `timeout`.",
+    apache: "`RequestReadTimeout` (the same)",
+    nginx: "`client_header_timeout` (60s), for the head",
+};
+
+const ABORT_ON_CLOSE: Setting = Setting {
+    name: "abort_on_close",
+    alias: None,
+    takes: Takes::Switch,
+    default: Default::Is("false"),
+    meaning: "Whether a client that closes its side while it waits has given its request up. Else it \
+              is answered; a reset always ends the exchange.",
+    apache: "none (never)",
+    nginx: "`proxy_ignore_client_abort off` (always)",
+};
+
+const MAX_CONNECTIONS: Setting = Setting {
+    name: "max_connections",
+    alias: None,
+    takes: Takes::Whole {
+        least: 0,
+        most: u32::MAX as u64,
+        unit: "connections",
+        zero: Some("unlimited"),
+    },
+    default: Default::Is("0"),
+    meaning: "The most client connections at once, for all workers together. At the limit the one \
+              that has been idle for the longest is closed for each new one; if none is idle, new \
+              ones wait in the kernel's backlog.",
+    apache: "`MaxRequestWorkers`, `AsyncRequestWorkerFactor`",
+    nginx: "`worker_connections` (512, each process)",
+};
+
+const ADDRESS: Setting = Setting {
+    name: "address",
+    alias: Some("Listen"),
+    takes: Takes::Listen,
+    default: Default::Required,
+    meaning: "Address and port. `:8080`, `*:8080` and `8080` listen on every IPv4 address; port 0 lets \
+              the kernel choose.",
+    apache: "`Listen`",
+    nginx: "`listen`",
+};
+
+const NAMES: Setting = Setting {
+    name: "names",
+    alias: Some("ServerName"),
+    takes: Takes::Hosts,
+    default: Default::Required,
+    meaning: "The hosts that requests name, without a port; `*.example` is every name below `example`.",
+    apache: "`ServerName`, `ServerAlias`",
+    nginx: "`server_name`",
 };
 
 /// `[[routes]]`.

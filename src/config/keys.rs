@@ -4,12 +4,14 @@
 //! The one list that the reader of the file, its messages and `docs/settings.md` go by. The
 //! values themselves live in the settings types of each part; a test holds the two together.
 
-pub use super::front::{CLIENT, LISTENERS, ROUTES, SERVER};
+pub use super::front::{CLIENT, HOSTS, LISTENERS, ROUTES, SERVER};
 pub use super::setting::{Default, Setting, Table, Takes};
 use super::{closing, sockets, transport};
 
 /// All tables, in the order they are explained.
-pub const TABLES: [&Table; 6] = [&SERVER, &CLIENT, &LISTENERS, &ROUTES, &UPSTREAMS, &SERVERS];
+pub const TABLES: [&Table; 7] = [
+    &SERVER, &CLIENT, &LISTENERS, &HOSTS, &ROUTES, &UPSTREAMS, &SERVERS,
+];
 
 /// `[upstreams.NAME]`.
 pub const UPSTREAMS: Table = Table {

@@ -18,12 +18,14 @@ use toml::de::DeTable;
 use crate::server;
 
 pub mod address;
+mod client;
 mod closing;
 mod env;
 mod file;
 mod front;
 pub mod keys;
 mod read;
+mod read_timeout;
 mod report;
 mod routes;
 mod setting;

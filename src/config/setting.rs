@@ -81,6 +81,17 @@ pub enum Takes {
         /// What 0 means.
         zero: &'static str,
     },
+    /// A number of which 0 is unlimited, and -1 what is inherited.
+    Limit {
+        /// The most.
+        most: u64,
+        /// What is counted.
+        unit: &'static str,
+    },
+    /// How long the parts of a request may take, as Apache httpd writes it.
+    ReadTimeout,
+    /// A list of host names.
+    Hosts,
     /// One of these words.
     Word(&'static [&'static str]),
     /// An address to listen on.
@@ -117,6 +128,29 @@ impl Table {
 }
 
 impl Setting {
+    /// The same on a listener or for a host, where it is inherited if it is left out.
+    ///
+    /// As in Apache httpd's virtual hosts, 0 for a time that may be 0 and -1 for a limit inherit too
+    /// (`ap_fixup_virtual_hosts`, `set_keep_alive_timeout`).
+    pub(super) const fn inherited(self) -> Setting {
+        Setting {
+            takes: if let Takes::Time { zero: Some(_) } = self.takes {
+                Takes::Time {
+                    zero: Some("inherits"),
+                }
+            } else if let Takes::Whole { most, unit, .. } = self.takes
+                && most == u32::MAX as u64
+            {
+                // A limit of requests, not of lines.
+                Takes::Limit { most, unit }
+            } else {
+                self.takes
+            },
+            default: Default::None("inherited"),
+            ..self
+        }
+    }
+
     /// Whether `name` is its name, or Apache's in any case, as Apache has it.
     pub(super) fn is_called(&self, name: &str) -> bool {
         let alias = |alias: &str| alias.eq_ignore_ascii_case(name);
@@ -148,10 +182,12 @@ impl Takes {
     pub fn noun(&self) -> &'static str {
         match self {
             Takes::Switch => "on or off",
-            Takes::Whole { .. } => "a whole number",
             Takes::Bytes { .. } => "a number of bytes",
             Takes::Time { .. } => "a duration",
             Takes::TimeOrOff { .. } => "a duration or \"off\"",
+            Takes::Whole { .. } | Takes::Limit { .. } => "a whole number",
+            Takes::ReadTimeout => "what `header` and `body` may take",
+            Takes::Hosts => "a list of host names",
             Takes::Word(_) => "one of its words",
             Takes::Listen => "an address and port",
             Takes::Server => "a backend's address",
@@ -201,6 +237,16 @@ impl Takes {
                 "a duration such as \"300ms\" or \"5s\", or \"off\"".to_owned(),
                 Some(zero),
             ),
+            Takes::Limit { most, .. } => {
+                format!("a whole number from 0 to {most}; 0: unlimited; -1: inherits")
+            }
+            Takes::ReadTimeout => {
+                "\"header=TIME-MOST,MinRate=BYTES body=TIME,MinRate=BYTES\", such as \
+                                   \"header=10 body=30,MinRate=1000\"; what is left out is at its \
+                                   default; 0: no bound on this part; \"off\": on neither"
+                    .to_owned()
+            }
+            Takes::Hosts => "a list such as [\"shop.example\", \"*.shop.example\"]".to_owned(),
             Takes::Word(words) => {
                 let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
                 words.join(", ")
@@ -240,12 +286,12 @@ impl Takes {
     pub fn unit(&self) -> &'static str {
         match self {
             Takes::Switch => "on/off",
-            Takes::Whole { unit, .. } => unit,
+            Takes::Whole { unit, .. } | Takes::Limit { unit, .. } => unit,
             Takes::Bytes { .. } => "bytes",
-            Takes::Time { .. } | Takes::TimeOrOff { .. } => "time",
+            Takes::Time { .. } | Takes::TimeOrOff { .. } | Takes::ReadTimeout => "time",
             Takes::Word(_) => "word",
             Takes::Listen | Takes::Server => "address",
-            Takes::Servers | Takes::Addresses | Takes::NameServers => "list",
+            Takes::Servers | Takes::Addresses | Takes::NameServers | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
             Takes::Path | Takes::File => "path",
             Takes::Ports => "ports",
@@ -257,7 +303,10 @@ impl Takes {
     pub fn bounds(&self) -> (u64, u64) {
         match *self {
             Takes::Whole { least, most, .. } | Takes::Bytes { least, most, .. } => (least, most),
+            Takes::Limit { most, .. } => (0, most),
             Takes::Switch
+            | Takes::ReadTimeout
+            | Takes::Hosts
             | Takes::Time { .. }
             | Takes::TimeOrOff { .. }
             | Takes::Word(_)
@@ -281,7 +330,10 @@ impl Takes {
         match *self {
             Takes::Whole { zero, .. } | Takes::Bytes { zero, .. } | Takes::Time { zero } => zero,
             Takes::TimeOrOff { zero } => Some(zero),
+            Takes::Limit { .. } => Some("unlimited; -1: inherits"),
             Takes::Switch
+            | Takes::ReadTimeout
+            | Takes::Hosts
             | Takes::Word(_)
             | Takes::Listen
             | Takes::Server

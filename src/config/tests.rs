@@ -13,7 +13,6 @@ use crate::lookup;
 use crate::net::{PortRange, Probes, SocketOptions};
 use crate::pool;
 use crate::route::RouteSettings;
-use crate::server::ListenerSettings;
 
 const SAMPLE: &str = include_str!("../../config/warmline.toml");
 const LISTENER: &str = "[[listeners]]\naddress = \":8080\"\n";
@@ -83,7 +82,9 @@ fn the_least_file_is_all_defaults() {
         shutdown_timeout: Duration::from_secs(30),
         resolver: Vec::new(),
         client: client::Settings::default(),
-        listeners: vec![ListenerSettings { address }],
+        max_clients: None,
+        listeners: vec![address.into()],
+        hosts: Vec::new(),
         routes: vec![RouteSettings {
             host: None,
             path: "/".to_owned(),
@@ -132,15 +133,6 @@ fn every_setting_arrives() {
         [server]
         workers = 0x10
         shutdown_timeout = 0
-        [client]
-        keep_alive = false
-        max_keep_alive_requests = 0
-        keep_alive_timeout = 2.5
-        timeout = "${NONE:-90}"
-        limit_request_line = "4k"
-        limit_request_fields = 50
-        limit_request_field_size = 4096
-        limit_request_body = "1m"
         [[listeners]]
         address = "[::1]:${PORT}"
         [[listeners]]
@@ -166,23 +158,6 @@ fn every_setting_arrives() {
     );
     assert_eq!(settings.workers, 16);
     assert_eq!(settings.shutdown_timeout, Duration::ZERO);
-    assert_eq!(
-        settings.client,
-        client::Settings {
-            keep_alive: KeepAlive {
-                enabled: false,
-                max_requests: None,
-                timeout: Duration::from_millis(2500),
-            },
-            timeout: Duration::from_secs(90),
-            limits: client::Limits {
-                request_line: 4096,
-                fields: 50,
-                field_size: 4096,
-                body: Some(1 << 20),
-            },
-        }
-    );
     let listeners = settings
         .listeners
         .iter()
@@ -424,7 +399,8 @@ fn what_was_probably_meant_is_offered() {
         assert_eq!(report.findings()[0].advice()[0], help, "{line}");
     }
     let report = read(&format!("keep_alive = true\n{LISTENER}{UPSTREAM}")).unwrap_err();
-    let help = "it is a setting of [client] and of [upstreams.NAME]";
+    let help =
+        "it is a setting of [client] and of [[listeners]] and of [[hosts]] and of [upstreams.NAME]";
     assert_eq!(report.findings()[0].advice()[0], help);
 }
 
@@ -780,4 +756,111 @@ fn a_server_may_be_a_service() {
         let title = format!("`address` takes a backend's address, not `{server}`");
         assert_found(&upstream(server), &[(4, &title)]);
     }
+}
+
+#[test]
+fn every_setting_of_clients_arrives() {
+    let settings = sound(&format!(
+        r#"
+        [client]
+        keep_alive = false
+        max_keep_alive_requests = 0
+        keep_alive_timeout = 2.5
+        timeout = "${{NONE:-90}}"
+        limit_request_line = "4k"
+        limit_request_fields = 50
+        limit_request_field_size = 4096
+        limit_request_body = "1m"
+        request_read_timeout = "header=0"
+        abort_on_close = "On"
+        max_connections = 5000
+        {LISTENER}{UPSTREAM}"#
+    ));
+    assert_eq!(
+        settings.client,
+        client::Settings {
+            keep_alive: KeepAlive {
+                enabled: false,
+                max_requests: None,
+                timeout: Duration::from_millis(2500),
+            },
+            timeout: Duration::from_secs(90),
+            limits: client::Limits {
+                request_line: 4096,
+                fields: Some(50),
+                field_size: 4096,
+                body: Some(1 << 20),
+            },
+            read_timeout: client::ReadTimeout {
+                header: None,
+                ..client::ReadTimeout::default()
+            },
+            abort_on_close: true,
+        }
+    );
+    assert_eq!(settings.max_clients, NonZeroU32::new(5000));
+}
+
+#[test]
+fn listeners_and_virtual_hosts_ask_for_something_else_or_inherit() {
+    let settings = sound(&format!(
+        r#"
+        [[listeners]]
+        address = 8080
+        [[listeners]]
+        address = 8081
+        KeepAliveTimeout = "7s"
+        max_keep_alive_requests = -1
+        limit_request_fields = 0
+        [[hosts]]
+        names = ["Shop.example", "*.shop.example"]
+        MaxKeepAliveRequests = 0
+        keep_alive_timeout = 0
+        timeout = "9s"
+        {UPSTREAM}"#
+    ));
+    assert_eq!(settings.listeners[0].client, client::Overrides::default());
+    assert_eq!(
+        settings.listeners[1].client,
+        client::Overrides {
+            keep_alive_timeout: Some(Duration::from_secs(7)),
+            fields: Some(None),
+            ..client::Overrides::default()
+        }
+    );
+    assert_eq!(
+        settings.hosts,
+        [client::HostSettings {
+            names: vec!["shop.example".to_owned(), "*.shop.example".to_owned()],
+            client: client::Overrides {
+                max_keep_alive_requests: Some(None),
+                timeout: Some(Duration::from_secs(9)),
+                ..client::Overrides::default()
+            },
+        }]
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_virtual_host_is_said() {
+    assert_found(
+        &format!(
+            "[[hosts]]\nnames = [\"a\", \"b\"]\nkeep_alive_timeout = \"x\"\n\
+             [[hosts]]\nnames = [\"b\"]\nmax_keep_alive_requests = -2\n\
+             [[hosts]]\nkeep_alive = true\n\
+             [[hosts]]\nnames = [\"c\"]\nlimit_request_line = 5\n\
+             [[hosts]]\nnames = []\n{LISTENER}{UPSTREAM}"
+        ),
+        &[
+            (3, "`keep_alive_timeout` takes a duration, not `x`"),
+            (5, "`b` stands in two virtual hosts"),
+            (
+                6,
+                "`max_keep_alive_requests` takes a whole number, not `-2`",
+            ),
+            (7, "[[hosts]] needs `names`"),
+            (11, "[[hosts]] has no setting `limit_request_line`"),
+            (13, "a virtual host has no names"),
+        ],
+    );
 }

@@ -70,6 +70,7 @@ impl Takes {
             Written::Whole => matches!(
                 self,
                 Takes::Whole { .. }
+                    | Takes::Limit { .. }
                     | Takes::Bytes { .. }
                     | Takes::Time { .. }
                     | Takes::TimeOrOff { .. }
@@ -136,6 +137,23 @@ pub(super) fn number<N: TryFrom<u64>>(
         }
         N::try_from(number).map_err(|_| too_large())
     })
+}
+
+/// A number; -1 inherits, as if it were not there.
+pub(super) fn whole_or_inherit(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    name: &str,
+) -> Option<u32> {
+    let read = reader.read(section, name, |scalar| {
+        if scalar.text == "-1" {
+            return Ok(None);
+        }
+        let number = u32::try_from(units::whole(&scalar.text)?);
+        let too_large = |_| units::Wrong::TooLarge(u32::MAX.to_string());
+        number.map(Some).map_err(too_large)
+    });
+    read.flatten()
 }
 
 /// A duration; zero only where it means something.

@@ -24,7 +24,7 @@ pub use connect::{ConnectError, Connected, PortUse, TcpConnect};
 pub use dial::{Call, Dial, HandshakeFailed, Opened};
 pub use introduction::{Ends, ProxyProtocol};
 pub use listen::{BACKLOG, ListenError, Listening};
-pub use names::WireNames;
+pub use names::{WireNames, find};
 pub use options::{
     LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions,
 };

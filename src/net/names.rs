@@ -57,7 +57,13 @@ impl WireNames {
 
     /// Gives the names in the outgoing `head`, which are in lower case, the case they were noted
     /// in; names that were not are capitalised. Stops at the end of the head.
+    ///
+    /// A status line of 1.0 is made one of 1.1: that is what the library writes to clients of 1.0, and
+    /// what a server of 1.1 says (RFC 9110 §6.2; Apache httpd 2.4, `basic_http_header`).
     pub fn restore(&self, head: &mut [u8]) {
+        if head.starts_with(b"HTTP/1.0 ") {
+            head[b"HTTP/1.".len()] = b'1';
+        }
         // An interim response of ours may stand before the head; it has no header lines.
         let mut next = next_line(head, start_of_head(head));
         let mut noted = next_line(&self.text, start_of_head(&self.text)).unwrap_or(self.text.len());
@@ -242,7 +248,7 @@ fn next_line(text: &[u8], from: usize) -> Option<usize> {
 ///
 /// A header line has twenty to forty bytes. The memchr crate, whose strength are long texts, spends
 /// as many instructions on choosing its way (callgrind).
-fn find(byte: u8, text: &[u8]) -> Option<usize> {
+pub fn find(byte: u8, text: &[u8]) -> Option<usize> {
     let pattern = u64::from(byte) * LOW;
     let (words, rest) = text.as_chunks::<8>();
     for (number, word) in words.iter().enumerate() {

@@ -66,8 +66,17 @@ pub enum Peer {
     Silent,
     /// Sent bytes.
     Spoke,
-    /// Closed or reset the connection.
+    /// Closed its side: it sends nothing more, and may or may not read on.
+    Closed,
+    /// Reset the connection.
     Gone,
+}
+
+impl Peer {
+    /// Whether nothing more can come.
+    pub fn is_over(self) -> bool {
+        matches!(self, Peer::Closed | Peer::Gone)
+    }
 }
 
 impl Stream {
@@ -192,6 +201,18 @@ impl Socket {
         self.interim.set(Interim::expect());
     }
 
+    /// Notes the names of what came in with the message before.
+    pub fn note_head(&self, bytes: &[u8]) {
+        self.incoming.borrow_mut().note(bytes);
+    }
+
+    /// Lets go of what is only of use while messages come and go.
+    pub fn rest(&self) {
+        self.incoming.take();
+        self.outgoing.take();
+        self.written_head.take();
+    }
+
     /// Whether anything has come in since then.
     pub fn has_heard(&self) -> bool {
         self.heard.get()
@@ -301,7 +322,7 @@ impl Socket {
             raw.try_io(Interest::READABLE, || raw.peek())
         };
         match seen {
-            Ok(0) => Peer::Gone,
+            Ok(0) => Peer::Closed,
             Ok(_) => Peer::Spoke,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peer::Silent,
             Err(_) => Peer::Gone,

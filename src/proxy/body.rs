@@ -153,7 +153,7 @@ impl RequestStream {
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-            self.client.wait_for_body();
+            self.client.wait_for_body(self.seen);
             return Poll::Pending;
         };
         self.client.wait_for_backend(Instant::now(), self.timeout);
@@ -179,7 +179,7 @@ impl RequestStream {
             self.kept.note_trailers(trailers);
             self.is_read = true;
         }
-        if self.incoming.is_end_stream() {
+        if self.is_read || self.incoming.is_end_stream() {
             self.is_read = true;
             self.client.body_is_read();
         }

@@ -4,7 +4,7 @@
 use http::StatusCode;
 
 use crate::account::Refusal;
-use crate::keepalive::CloseReason;
+use crate::keepalive::{CloseReason, drops_connection};
 use crate::net::{BackendAddr, ConnectError};
 
 /// Why a request got no response from its backend.
@@ -13,14 +13,14 @@ pub enum Failure {
     /// The request breaks a rule of HTTP.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// An `Expect` that is not `100-continue`.
+    #[error("the request expects something that is not known here")]
+    Expectation,
     /// A method this proxy does not forward.
     #[error("the method is not forwarded by this proxy")]
     Method,
-    /// The request target is longer than `limit_request_line`.
-    #[error("the request target is longer than {0} bytes")]
-    TargetTooLong(usize),
-    /// A header line is longer than `limit_request_field_size`.
-    #[error("a header line is longer than {0} bytes")]
+    /// The lines of a repeated header, joined, are longer than `limit_request_field_size`.
+    #[error("a header is longer than {0} bytes")]
     FieldTooLong(usize),
     /// The body is longer than `limit_request_body`.
     #[error("the request body is longer than {0} bytes")]
@@ -80,7 +80,7 @@ impl Failure {
         match self {
             Failure::BadRequest(_) => StatusCode::BAD_REQUEST,
             Failure::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Failure::TargetTooLong(_) => StatusCode::URI_TOO_LONG,
+            Failure::Expectation => StatusCode::EXPECTATION_FAILED,
             Failure::FieldTooLong(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Failure::BodyTooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -107,8 +107,8 @@ impl Failure {
         match self {
             Failure::BadRequest(reason) => reason,
             Failure::Method => "This proxy does not forward the method.",
-            Failure::TargetTooLong(_) => "The request target is too long.",
-            Failure::FieldTooLong(_) => "A header line of the request is too long.",
+            Failure::Expectation => "The expectation is not known.",
+            Failure::FieldTooLong(_) => "A header of the request is too long.",
             Failure::BodyTooLong(_) => "The request body is too long.",
             Failure::BodyTimeout => "The request body did not come in time.",
             Failure::NoRoute => "No route is for this host and path.",
@@ -151,7 +151,7 @@ impl Failure {
             )
             | Failure::BadRequest(_)
             | Failure::Method
-            | Failure::TargetTooLong(_)
+            | Failure::Expectation
             | Failure::FieldTooLong(_)
             | Failure::BodyTooLong(_)
             | Failure::BodyTimeout
@@ -174,7 +174,7 @@ impl Failure {
             Failure::BodyTimeout
             | Failure::BadRequest(_)
             | Failure::Method
-            | Failure::TargetTooLong(_)
+            | Failure::Expectation
             | Failure::FieldTooLong(_)
             | Failure::BodyTooLong(_)
             | Failure::NoRoute
@@ -184,12 +184,10 @@ impl Failure {
         }
     }
 
-    /// Whether the client's connection ends with this answer. Source: Apache httpd 2.4,
-    /// `ap_status_drops_connection`.
+    /// Whether the client's connection ends with this answer. Beside Apache httpd's statuses those of
+    /// what it answers 400, and of an expectation: who expects 100 may or may not send its body.
     pub fn ends_client_connection(&self) -> bool {
-        matches!(
-            self.status().as_u16(),
-            400 | 408 | 411 | 413 | 414 | 431 | 500 | 501 | 503
-        )
+        let status = self.status().as_u16();
+        drops_connection(status) || matches!(status, 417 | 431)
     }
 }

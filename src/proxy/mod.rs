@@ -29,8 +29,8 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::backend::{self, SendError};
-use crate::client::{BodyFault, Conn, Wait, answer};
-use crate::keepalive::{CloseReason, Verdict};
+use crate::client::{BodyFault, Conn, Framing, Wait, answer};
+use crate::keepalive::{CloseReason, Verdict, drops_connection};
 use crate::pool::{Identity, Wants};
 use crate::route::Router;
 
@@ -118,13 +118,23 @@ impl Proxy {
     ///
     /// # Cancellation
     /// Dropping the future closes the backend connection in use.
-    pub async fn exchange(
+    pub fn exchange(
+        self: Rc<Proxy>,
+        client: Rc<Conn>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<RelayBody>, Infallible>> {
+        // At once, not when it is first polled: the library may read on before that.
+        client.begin_exchange(framing(request.body()));
+        self.answer(client, request)
+    }
+
+    async fn answer(
         self: Rc<Proxy>,
         client: Rc<Conn>,
         request: Request<Incoming>,
     ) -> Result<Response<RelayBody>, Infallible> {
         let (parts, body) = request.into_parts();
-        client.begin_exchange(!body.is_end_stream());
+        client.is_for(RequestFacts::host(&parts));
         // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
         // even beside our close: so it is answered in its own version.
         let version = parts.version;
@@ -132,17 +142,16 @@ impl Proxy {
             Ok(facts) => facts,
             Err(failure) => {
                 report(&client, &parts.method, &parts.uri, &failure);
-                let mut response = refusal(&client, None, &failure, false);
+                let mut response = refusal(&client, None, &failure);
                 *response.version_mut() = version;
                 return Ok(response);
             }
         };
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
-        let without_body = body.is_end_stream();
         let answer = self.forward(&client, parts, body, &facts).await;
         let mut response = answer.unwrap_or_else(|failure| {
             report(&client, &method, &uri, &failure);
-            refusal(&client, Some(&facts), &failure, without_body)
+            refusal(&client, Some(&facts), &failure)
         });
         *response.version_mut() = version;
         Ok(response)
@@ -253,6 +262,15 @@ impl Proxy {
     }
 }
 
+/// How long a request's body is.
+fn framing(body: &Incoming) -> Framing {
+    if body.is_end_stream() {
+        return Framing::Length(0);
+    }
+    let length = body.size_hint().exact();
+    length.map_or(Framing::Chunked, Framing::Length)
+}
+
 /// A connection for a request that goes out again, in place of this one.
 async fn another(
     mut lease: BackendLease,
@@ -324,7 +342,7 @@ async fn answered(
 fn expired(wait: Wait, backend: &Backend) -> Failure {
     match wait {
         Wait::RequestBody => Failure::BodyTimeout,
-        Wait::Backend | Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite => {
+        Wait::Backend | Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite | Wait::Park => {
             Failure::AnswerTimeout {
                 backend: backend.address().clone(),
             }
@@ -384,7 +402,7 @@ fn relay(
             keep_alive: &client.settings().keep_alive,
             exchange: client.exchange(),
             length_known,
-            ends: client.is_draining(),
+            ends: ends(client) || drops_connection(parts.status.as_u16()),
         },
     );
     if !length_known && request.ends_unknown_length_by_close() {
@@ -402,12 +420,18 @@ fn relay(
     Ok(Response::from_parts(parts, body))
 }
 
+/// Whether the client's connection ends with this exchange, whatever the response: the proxy stops, what
+/// is left of the request will not be read (the client may wait for a `100 Continue` before it sends it), or
+/// it was framed in two ways.
+fn ends(client: &Conn) -> bool {
+    client.is_draining() || !client.is_body_read() || client.is_framed_twice()
+}
+
 /// An error answer of our own.
 fn refusal(
     client: &Conn,
     request: Option<&RequestFacts>,
     failure: &Failure,
-    body_is_read: bool,
 ) -> Response<RelayBody> {
     let status = failure.status();
     let text = answer::text(status, failure.sentence());
@@ -426,7 +450,7 @@ fn refusal(
             keep_alive: &client.settings().keep_alive,
             exchange: client.exchange(),
             length_known: true,
-            ends: client.is_draining() || failure.ends_client_connection() || !body_is_read,
+            ends: ends(client) || failure.ends_client_connection(),
         },
     );
     response

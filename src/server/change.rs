@@ -119,10 +119,12 @@ pub enum UpstreamChange {
 pub struct Changes {
     /// Whether the routes are others.
     pub routes: bool,
-    /// Whether other addresses are listened on.
+    /// Whether other addresses are listened on, or new clients of one are served otherwise.
     pub listeners: bool,
     /// Whether new clients are served otherwise.
     pub client: bool,
+    /// The same for virtual hosts.
+    pub hosts: bool,
     /// Whether the shutdown may take another time.
     pub shutdown_timeout: bool,
     /// Whether other name servers are asked.
@@ -143,7 +145,8 @@ impl Changes {
         Changes {
             routes: old.routes != new.routes,
             listeners: old.listeners != new.listeners,
-            client: old.client != new.client,
+            client: old.client != new.client || old.max_clients != new.max_clients,
+            hosts: old.hosts != new.hosts,
             shutdown_timeout: old.shutdown_timeout != new.shutdown_timeout,
             resolver: old.resolver != new.resolver,
             upstreams: Vec::new(),
@@ -164,6 +167,7 @@ impl fmt::Display for Changes {
             (self.routes, "routes"),
             (self.listeners, "listeners"),
             (self.client, "client"),
+            (self.hosts, "hosts"),
             (self.shutdown_timeout, "shutdown_timeout"),
             (self.resolver, "resolver"),
         ] {
@@ -318,7 +322,9 @@ mod tests {
             shutdown_timeout: Duration::from_secs(1),
             resolver: Vec::new(),
             client: client::Settings::default(),
+            max_clients: None,
             listeners: Vec::new(),
+            hosts: Vec::new(),
             routes: Vec::new(),
             upstreams: Vec::new(),
         }
@@ -356,9 +362,8 @@ mod tests {
         assert_eq!(
             changed(|new| {
                 new.workers = 3;
-                new.listeners.push(crate::server::ListenerSettings {
-                    address: ([127, 0, 0, 1], 1).into(),
-                });
+                let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+                new.listeners.push(address.into());
             }),
             ("listeners".to_owned(), vec!["workers"])
         );

@@ -15,11 +15,12 @@ use super::figures::Book;
 use super::{Settings, StartError, load_tls, router};
 use crate::account::PoolTally;
 use crate::backend::{self, Protocol};
+use crate::client::Policy;
 use crate::lookup::{Found, LookUpError, Origin, Place, Resolver, Schedule};
 use crate::net::{Listening, Tls};
 use crate::pool::Common;
 use crate::proxy::{Layout, ServerCommon, Target, UpstreamPlan};
-use crate::worker::Orders;
+use crate::worker::{Listener, Orders};
 
 /// Settings to put into effect, and where to say what came of it.
 #[derive(Debug)]
@@ -63,9 +64,10 @@ async fn keep(start: Start) {
         upstreams: Vec::new(),
         looking: JoinSet::new(),
         listeners: Vec::new(),
+        policies: Vec::new(),
         orders: watch::Sender::new(Arc::new(Orders {
             listeners: Vec::new(),
-            client: start.settings.client.clone(),
+            max_clients: start.settings.max_clients,
             shutdown_timeout: start.settings.shutdown_timeout,
             layout: Layout::default(),
         })),
@@ -116,6 +118,8 @@ struct Keeper {
     settings: Settings,
     /// As in the settings.
     listeners: Vec<Arc<Listening>>,
+    /// How the clients of each are served.
+    policies: Vec<Arc<Policy>>,
     /// Made when there is a name.
     resolver: Option<Resolver>,
     /// As in the settings.
@@ -199,6 +203,7 @@ impl Keeper {
             self.say_new(&listeners);
         }
         self.listeners = listeners;
+        self.policies = settings.policies();
         self.resolver = resolver;
         // They have all just been looked up.
         self.looking = JoinSet::new();
@@ -313,6 +318,15 @@ impl Keeper {
         changes
     }
 
+    fn listeners_with_policies(&self) -> Vec<Listener> {
+        let both = self.listeners.iter().zip(&self.policies);
+        let listener = |(listening, policy): (&Arc<Listening>, &Arc<Policy>)| Listener {
+            listening: Arc::clone(listening),
+            policy: Arc::clone(policy),
+        };
+        both.map(listener).collect()
+    }
+
     fn give_orders(&self, router: Arc<crate::route::Router<usize>>) {
         let plans: Vec<_> = self
             .upstreams
@@ -321,8 +335,8 @@ impl Keeper {
             .collect();
         self.book.enter(&plans);
         self.orders.send_replace(Arc::new(Orders {
-            listeners: self.listeners.clone(),
-            client: self.settings.client.clone(),
+            listeners: self.listeners_with_policies(),
+            max_clients: self.settings.max_clients,
             shutdown_timeout: self.settings.shutdown_timeout,
             layout: Layout {
                 router,

@@ -6,6 +6,7 @@ mod keeper;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::lookup::LookUpError;
 use crate::net::{ListenError, OptionError, Tls, TlsError};
 use crate::route::{RouteSettings, Router};
-use crate::worker::{self, Orders, Plan};
+use crate::worker::{self, Orders, Plan, Room};
 use crate::{backend, client};
 
 use figures::Book;
@@ -39,8 +40,16 @@ pub struct Settings {
     pub resolver: Vec<SocketAddr>,
     /// How clients are served.
     pub client: client::Settings,
+    /// How many client connections there may be at once, over all workers. At the limit the one that has
+    /// been idle for the longest is closed for each new one; if none is idle, new ones wait in the
+    /// kernel's backlog. `None` is no limit but that of open files.
+    ///
+    /// Default: none. Source: Apache httpd 2.4, event MPM, `MaxRequestWorkers`; `HAProxy`, `maxconn`.
+    pub max_clients: Option<NonZeroU32>,
     /// The addresses it listens on.
     pub listeners: Vec<ListenerSettings>,
+    /// What is asked for otherwise for requests to these hosts.
+    pub hosts: Vec<client::HostSettings>,
     /// Which requests go where.
     pub routes: Vec<RouteSettings>,
     /// The named sets of backends.
@@ -52,6 +61,29 @@ pub struct Settings {
 pub struct ListenerSettings {
     /// Address and port. Port 0 lets the kernel choose.
     pub address: SocketAddr,
+    /// How its clients are served otherwise than all are.
+    pub client: client::Overrides,
+}
+
+impl From<SocketAddr> for ListenerSettings {
+    /// One whose clients are served as all are.
+    fn from(address: SocketAddr) -> ListenerSettings {
+        ListenerSettings {
+            address,
+            client: client::Overrides::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// How the clients of each listener are served.
+    fn policies(&self) -> Vec<Arc<client::Policy>> {
+        let policy = |listener: &ListenerSettings| {
+            let settings = listener.client.over(&self.client);
+            Arc::new(client::Policy::new(settings, &self.hosts))
+        };
+        self.listeners.iter().map(policy).collect()
+    }
 }
 
 /// Why a proxy did not start.
@@ -149,8 +181,10 @@ impl Server {
             control,
             orders,
         };
+        let room = Arc::new(Room::new(workers));
         for number in 0..workers {
             let plan = Plan {
+                room: Arc::clone(&room),
                 number,
                 orders: server.orders.clone(),
                 stop: server.control.stop.subscribe(),
@@ -167,7 +201,8 @@ impl Server {
     /// The addresses it listens on, in the order of the settings.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let orders = self.orders.borrow();
-        orders.listeners.iter().map(|one| one.address()).collect()
+        let listeners = orders.listeners.iter();
+        listeners.map(|one| one.listening.address()).collect()
     }
 
     /// The upstreams with their live figures; after them those that a reload has removed.

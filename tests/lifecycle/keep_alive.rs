@@ -176,22 +176,33 @@ fn pipelined_requests_are_answered_in_order_and_nothing_after_the_limit() {
 /// Apache httpd answers it; nginx takes it for gone, as is done here: a FIN does not say which it is,
 /// and a backend should not work for nobody.
 #[test]
-fn a_client_that_half_closes_before_its_response_is_taken_for_gone() {
-    let gate = Gate::new();
-    let backend = Backend::start({
-        let gate = gate.clone();
-        move |mut conn| {
-            conn.request();
-            conn.pause(&gate);
-            conn.wait_for_end();
+fn a_client_that_half_closes_before_its_response_gets_it_unless_that_means_that_it_has_gone() {
+    for abort_on_close in [false, true] {
+        let gate = Gate::new();
+        let backend = Backend::start({
+            let gate = gate.clone();
+            move |mut conn| {
+                conn.request();
+                conn.pause(&gate);
+                if !abort_on_close {
+                    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                }
+                conn.wait_for_end();
+            }
+        });
+        let proxy = Proxy::start(backend.addr, |settings| {
+            settings.client.abort_on_close = abort_on_close;
+        });
+        let mut client = proxy.client();
+        client.send(GET);
+        gate.wait_reached(1);
+        client.half_close();
+        gate.open();
+        if abort_on_close {
+            backend.end_of(1);
+        } else {
+            assert_eq!(client.response().status, 200);
         }
-    });
-    let proxy = Proxy::start(backend.addr, |_| {});
-    let mut client = proxy.client();
-    client.send(GET);
-    gate.wait_reached(1);
-    client.half_close();
-    gate.open();
-    backend.end_of(1);
-    assert_eq!(client.end_within(PATIENCE), Ended::Fin);
+        assert_eq!(client.end_within(PATIENCE), Ended::Fin);
+    }
 }

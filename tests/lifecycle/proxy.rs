@@ -9,7 +9,7 @@ use warmline::backend::{self, ServerSettings};
 use warmline::client;
 use warmline::keepalive::KeepAlive;
 use warmline::route::RouteSettings;
-use warmline::server::{ListenerSettings, Server, Settings};
+use warmline::server::{Server, Settings};
 
 use crate::support::client::{Client, RawResponse};
 use crate::support::local;
@@ -66,7 +66,9 @@ pub fn settings_to(backend: SocketAddr) -> Settings {
         shutdown_timeout: Duration::from_secs(1),
         resolver: Vec::new(),
         client: client::Settings::default(),
-        listeners: vec![ListenerSettings { address: local(0) }],
+        max_clients: None,
+        listeners: vec![local(0).into()],
+        hosts: Vec::new(),
         routes: vec![RouteSettings {
             host: None,
             path: "/".to_owned(),

@@ -7,7 +7,7 @@ use std::thread;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use warmline::server::{ListenerSettings, Server, Settings};
+use warmline::server::{Server, Settings};
 
 use crate::program::{Program, config};
 use crate::proxy::{GET, LATE, ask, ms, said, settings_to};
@@ -395,7 +395,7 @@ fn twenty_reloads_under_load_lose_no_request() {
 fn with_listener(settings: &Settings) -> (Settings, SocketAddr) {
     let address = local(free_port());
     let mut with = settings.clone();
-    with.listeners.push(ListenerSettings { address });
+    with.listeners.push(address.into());
     (with, address)
 }
 

@@ -410,12 +410,23 @@ fn a_client_that_leaves_before_the_answer_ends_the_backends_connection() {
         conn.request();
         conn.wait_for_end();
     });
-    let proxy = TestProxy::to(backend.addr).start();
-    let mut client = Client::connect(proxy.addr());
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    wait_until(PATIENCE, "the request", || backend.requests().len() == 1);
-    drop(client);
-    backend.end_of(1);
+    for (number, abort_on_close) in [(1, true), (2, false)] {
+        let proxy = TestProxy::to(backend.addr)
+            .client(|client| client.abort_on_close = abort_on_close)
+            .start();
+        let mut client = Client::connect(proxy.addr());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        wait_until(PATIENCE, "the request", || {
+            backend.requests().len() == number
+        });
+        // A FIN only with the setting, a reset in any case.
+        if abort_on_close {
+            drop(client);
+        } else {
+            client.reset();
+        }
+        backend.end_of(number);
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use warmline::backend::{self, ServerSettings};
 use warmline::client;
 use warmline::keepalive::CloseReason;
 use warmline::route::RouteSettings;
-use warmline::server::{ListenerSettings, Server, Settings};
+use warmline::server::{Server, Settings};
 
 use super::process::Process;
 use super::{PATIENCE, wait_until};
@@ -59,9 +59,9 @@ impl TestProxy {
                 shutdown_timeout: Duration::from_secs(1),
                 resolver: Vec::new(),
                 client: client::Settings::default(),
-                listeners: vec![ListenerSettings {
-                    address: super::local(0),
-                }],
+                max_clients: None,
+                listeners: vec![super::local(0).into()],
+                hosts: Vec::new(),
                 routes: vec![RouteSettings {
                     host: None,
                     path: "/".to_owned(),

@@ -1,35 +1,50 @@
 //! A core's share of the proxy: one thread, one event loop, its own listeners, pools and clients.
 
+mod clients;
+mod room;
+
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use slab::Slab;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
 use crate::alarm::Alarms;
-use crate::client::{self, Conn};
+use crate::client::{self, Conn, Policy};
 use crate::net::{self, ClientAddr, Listening, Stream};
 use crate::proxy::{Layout, Proxy};
+
+use clients::Clients;
+pub use room::Room;
 
 /// What a worker is to do now; another takes its place when that changes.
 #[derive(Debug)]
 pub struct Orders {
-    /// The addresses to listen on. One that is the same in the next orders is the same allocation.
-    pub listeners: Vec<Arc<Listening>>,
-    /// How new clients are served.
-    pub client: client::Settings,
+    /// Where to listen.
+    pub listeners: Vec<Listener>,
+    /// How many clients there may be at once.
+    pub max_clients: Option<NonZeroU32>,
     /// How long requests in flight may take after the stop.
     pub shutdown_timeout: Duration,
     /// The routes, and where they lead.
     pub layout: Layout,
+}
+
+/// One address to listen on. What is the same in the next orders is the same allocation.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// The address.
+    pub listening: Arc<Listening>,
+    /// How its new clients are served.
+    pub policy: Arc<Policy>,
 }
 
 /// What a worker is made of; it crosses to the worker's thread.
@@ -40,6 +55,8 @@ pub struct Plan {
     pub orders: watch::Receiver<Arc<Orders>>,
     /// Turns to true when the worker is to stop.
     pub stop: watch::Receiver<bool>,
+    /// For how many clients there is room.
+    pub room: Arc<Room>,
 }
 
 /// How long to wait before accepting again when the process has no file descriptor left.
@@ -61,20 +78,11 @@ pub fn run(plan: Plan) -> io::Result<()> {
         .and_then(|runtime| runtime.block_on(work(plan)));
     if result.is_err() {
         // Clients are to come to the other workers, not to sockets that nobody serves.
-        for listening in &orders.borrow().listeners {
-            drop(listening.take(number));
+        for listener in &orders.borrow().listeners {
+            drop(listener.listening.take(number));
         }
     }
     result
-}
-
-/// The clients of one worker.
-#[derive(Default)]
-struct Clients {
-    conns: RefCell<Slab<Rc<Conn>>>,
-    draining: Cell<bool>,
-    /// Told when the last one has gone.
-    gone: Notify,
 }
 
 async fn work(mut plan: Plan) -> io::Result<()> {
@@ -86,16 +94,22 @@ async fn work(mut plan: Plan) -> io::Result<()> {
         stop: plan.stop.clone(),
         accepting: RefCell::default(),
         proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number))),
-        settings: RefCell::new(Rc::new(orders.client.clone())),
-        clients: Clients::default(),
+        clients: Clients::new(plan.number, Arc::clone(&plan.room)),
+        room: plan.room,
         alarms,
     });
+    door.room.set_limit(orders.max_clients);
     door.listen(&orders.listeners)?;
     drop(orders);
     let following = spawn_local(follow(plan.orders.clone(), Rc::clone(&door)));
+    let giving_way = spawn_local({
+        let door = Rc::clone(&door);
+        async move { door.clients.give_way().await }
+    });
     // An error means that whoever could stop us has gone.
     let _ = plan.stop.wait_for(|stop| *stop).await;
     following.abort();
+    giving_way.abort();
     // Those who have connected by orders that were not looked at yet are served too.
     let last = Arc::clone(&plan.orders.borrow_and_update());
     if let Err(error) = door.listen(&last.listeners) {
@@ -105,7 +119,8 @@ async fn work(mut plan: Plan) -> io::Result<()> {
         let _ = accepting.task.await;
     }
     let bound = plan.orders.borrow().shutdown_timeout;
-    door.drain(bound).await;
+    door.proxy.borrow().drain();
+    door.clients.drain(bound).await;
     ringing.abort();
     Ok(())
 }
@@ -117,14 +132,17 @@ struct Door {
     stop: watch::Receiver<bool>,
     accepting: RefCell<Vec<Accepting>>,
     proxy: RefCell<Rc<Proxy>>,
-    settings: RefCell<Rc<client::Settings>>,
     clients: Clients,
+    room: Arc<Room>,
     alarms: Alarms,
 }
 
 /// One address being listened on.
 struct Accepting {
     listening: Weak<Listening>,
+    /// How its new clients are served, as ordered and as this worker's own.
+    ordered: Arc<Policy>,
+    policy: Rc<RefCell<Rc<Policy>>>,
     /// Told when it is not to be any more.
     over: Rc<Notify>,
     task: JoinHandle<()>,
@@ -137,9 +155,7 @@ async fn follow(mut orders: watch::Receiver<Arc<Orders>>, door: Rc<Door>) {
         let orders = Arc::clone(&orders.borrow_and_update());
         let next = door.proxy.borrow().succeeded_by(&orders.layout);
         door.proxy.replace(Rc::new(next));
-        if **door.settings.borrow() != orders.client {
-            door.settings.replace(Rc::new(orders.client.clone()));
-        }
+        door.room.set_limit(orders.max_clients);
         if let Err(error) = door.listen(&orders.listeners) {
             error!(%error, "a worker cannot listen");
         }
@@ -154,20 +170,36 @@ async fn accept(
     listener: TcpListener,
     _listening: Arc<Listening>,
     door: Rc<Door>,
+    policy: Rc<RefCell<Rc<Policy>>>,
     over: Rc<Notify>,
 ) {
     let mut stop = door.stop.clone();
+    let admit = |stream, address| {
+        let policy = Rc::clone(&policy.borrow());
+        door.admit(stream, ClientAddr(address), policy);
+    };
+    // One that came when there was no room.
+    let mut waiting = None;
     loop {
         tokio::select! {
             biased;
             // First: without a descriptor left, accepting fails again and again.
             _ = stop.wait_for(|stop| *stop) => break,
             () = over.notified() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => door.admit(stream, ClientAddr(address)),
-                Err(error) => refuse(&error).await,
+            () = door.clients.make_room(), if waiting.is_some() => {
+                if !door.room.is_full() && let Some((stream, address)) = waiting.take() {
+                    admit(stream, address);
+                }
+            }
+            accepted = listener.accept(), if waiting.is_none() => match accepted {
+                Ok((stream, address)) if door.room.is_full() => waiting = Some((stream, address)),
+                Ok((stream, address)) => admit(stream, address),
+                Err(error) => door.refuse(&error).await,
             },
         }
+    }
+    if let Some((stream, address)) = waiting {
+        admit(stream, address);
     }
     // Closing the listener would reset those that the kernel has accepted.
     if let Ok(listener) = listener.into_std() {
@@ -179,122 +211,104 @@ async fn accept(
                 .set_nonblocking(true)
                 .and_then(|()| TcpStream::from_std(stream));
             match stream {
-                Ok(stream) => door.admit(stream, ClientAddr(address)),
+                Ok(stream) => admit(stream, address),
                 Err(error) => warn!(%error, "cannot serve a client that was accepted"),
             }
         }
     }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "all but a vanished client are our trouble"
-)]
-async fn refuse(error: &io::Error) {
-    match error.kind() {
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {
-            debug!(%error, "a client had gone before it was accepted");
-        }
-        _ => {
-            warn!(%error, "cannot accept: raise the limit of open files (`ulimit -n`) if it is that");
-            sleep(ACCEPT_PAUSE).await;
-        }
-    }
-}
-
 impl Door {
-    /// Listens on these addresses, and on no others any more.
-    fn listen(self: &Rc<Door>, listeners: &[Arc<Listening>]) -> io::Result<()> {
-        let mut accepting = self.accepting.borrow_mut();
-        accepting.retain(|one| !one.task.is_finished());
-        for one in &*accepting {
-            let mut kept = listeners.iter();
-            let stays = kept.any(|it| std::ptr::eq(Arc::as_ptr(it), one.listening.as_ptr()));
-            if !stays {
-                one.over.notify_one();
+    /// Accepting has failed.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all but a vanished client are our trouble"
+    )]
+    async fn refuse(&self, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {
+                debug!(%error, "a client had gone before it was accepted");
+            }
+            _ => {
+                warn!(%error, "cannot accept: raise the limit of open files (`ulimit -n`) if it is that");
+                // If it is that: somebody who is idle can do without one.
+                self.clients.evict(1);
+                sleep(ACCEPT_PAUSE).await;
             }
         }
-        for listening in listeners {
+    }
+
+    /// Listens on these addresses, and on no others any more.
+    fn listen(self: &Rc<Door>, listeners: &[Listener]) -> io::Result<()> {
+        let mut accepting = self.accepting.borrow_mut();
+        accepting.retain(|one| !one.task.is_finished());
+        for one in &mut *accepting {
+            let mut kept = listeners.iter();
+            let is_it =
+                |it: &&Listener| std::ptr::eq(Arc::as_ptr(&it.listening), one.listening.as_ptr());
+            match kept.find(is_it) {
+                Some(it) if Arc::ptr_eq(&it.policy, &one.ordered) => {}
+                Some(it) => {
+                    one.ordered = Arc::clone(&it.policy);
+                    one.policy.replace(Rc::new(Policy::clone(&it.policy)));
+                }
+                None => one.over.notify_one(),
+            }
+        }
+        for Listener { listening, policy } in listeners {
             let Some(listener) = listening.take(self.worker) else {
                 continue;
             };
             let listener = TcpListener::from_std(listener)?;
             let over = Rc::new(Notify::new());
+            // Of its own: what all workers count on would be handed from core to core.
+            let own = Rc::new(RefCell::new(Rc::new(Policy::clone(policy))));
             accepting.push(Accepting {
                 listening: Arc::downgrade(listening),
                 task: spawn_local(accept(
                     listener,
                     Arc::clone(listening),
                     Rc::clone(self),
+                    Rc::clone(&own),
                     Rc::clone(&over),
                 )),
+                ordered: Arc::clone(policy),
+                policy: own,
                 over,
             });
         }
         Ok(())
     }
 
-    fn admit(self: &Rc<Door>, stream: TcpStream, address: ClientAddr) {
+    fn admit(self: &Rc<Door>, stream: TcpStream, address: ClientAddr, policy: Rc<Policy>) {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(client = %address, %error, "the client had gone when it was accepted");
             return;
         }
         let (stream, socket) = Stream::new(stream);
-        let conn = Rc::new(Conn::new(
-            address,
-            socket,
-            Rc::clone(&self.settings.borrow()),
-            &self.alarms,
-        ));
-        let key = self.clients.conns.borrow_mut().insert(Rc::clone(&conn));
+        let conn = Rc::new(Conn::new(address, socket, policy, &self.alarms));
+        let number = self.clients.enter(&conn);
         let door = Rc::clone(self);
         spawn_local(async move {
-            let exchanged = Rc::clone(&conn);
-            client::serve(stream, conn, |request| {
+            let exchange = |request| {
                 let proxy = Rc::clone(&door.proxy.borrow());
-                proxy.exchange(Rc::clone(&exchanged), request)
-            })
-            .await;
-            door.proxy.borrow().client_left(&exchanged);
-            door.left(key);
-        });
-    }
-
-    fn left(&self, key: usize) {
-        let mut conns = self.clients.conns.borrow_mut();
-        conns.remove(key);
-        if conns.is_empty() && self.clients.draining.get() {
-            self.clients.gone.notify_one();
-        }
-    }
-
-    /// Lets requests in flight finish, for at most `bound`; what is idle is closed.
-    async fn drain(&self, bound: Duration) {
-        self.clients.draining.set(true);
-        self.proxy.borrow().drain();
-        let end = Instant::now() + bound;
-        let clients: Vec<_> = self
-            .clients
-            .conns
-            .borrow()
-            .iter()
-            .map(|(_, conn)| Rc::clone(conn))
-            .collect();
-        for conn in clients {
-            conn.drain();
-        }
-        while !self.clients.conns.borrow().is_empty() {
-            tokio::select! {
-                () = self.clients.gone.notified() => {}
-                () = sleep_until(end) => {
-                    let left = self.clients.conns.borrow().len();
-                    warn!(connections = left, "shutdown_timeout is over: closing what is left");
-                    for (_, conn) in &*self.clients.conns.borrow() {
-                        conn.cut_off();
-                    }
-                    return;
+                proxy.exchange(Rc::clone(&conn), request)
+            };
+            let since = Cell::new(None);
+            let parked = |idle_since| match idle_since {
+                Some(idle_since) => {
+                    since.set(Some(idle_since));
+                    door.clients.park(number, idle_since);
                 }
-            }
-        }
+                None => {
+                    if let Some(since) = since.take() {
+                        door.clients.take_up(number, since);
+                    }
+                }
+            };
+            client::serve(stream, Rc::clone(&conn), exchange, parked).await;
+            door.proxy.borrow().client_left(&conn);
+            door.clients.leave(number);
+        });
     }
 }
