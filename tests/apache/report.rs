@@ -63,9 +63,10 @@ fn failure(played: &Played<'_>) -> Option<String> {
         }
     }
     if let (Ok(httpd), Ok(warmline)) = (&played.httpd.result, &played.warmline.result) {
-        let equal = are_alike(httpd, warmline);
+        let equal = are_alike(httpd, warmline)
+            && Outcome::of(warmline).is_in_time(&expected(conversation, Side::Httpd));
         match &conversation.differs {
-            None if !equal => faults.push("they differ".to_owned()),
+            None if !are_alike(httpd, warmline) => faults.push("they differ".to_owned()),
             Some((deviation, _)) if equal => {
                 faults.push(format!("{deviation} is no deviation any more"));
             }

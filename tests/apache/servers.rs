@@ -30,7 +30,7 @@ pub enum Group {
     ReadTimeout,
     /// Small limits on what a request may measure.
     Limits,
-    /// Three names with settings of their own.
+    /// Names with settings of their own.
     Hosts,
     /// The first of two names is kept for 700 ms, all else for 2500 ms.
     FirstHost,
@@ -64,20 +64,22 @@ const USUAL: Settings = Settings {
     tables: "",
 };
 
-/// The same three names for both. The first is what names that nobody has get.
+/// The same names for both. The first is what names that nobody has get.
 const HOSTS: (&str, &str) = (
     "<VirtualHost *:*>\nServerName plain.example\n</VirtualHost>\n\
      <VirtualHost *:*>\nServerName short.example\nServerAlias *.short.example\n\
      KeepAliveTimeout 400ms\nMaxKeepAliveRequests 1\n</VirtualHost>\n\
      <VirtualHost *:*>\nServerName inherits.example\n\
      KeepAliveTimeout 0\nMaxKeepAliveRequests -1\n</VirtualHost>\n\
-     <VirtualHost *:*>\nServerName off.example\nKeepAlive Off\n</VirtualHost>\n",
+     <VirtualHost *:*>\nServerName off.example\nKeepAlive Off\n</VirtualHost>\n\
+     <VirtualHost *:*>\nServerName slow.example\nTimeout 1\n</VirtualHost>\n",
     "[[hosts]]\nnames = [\"plain.example\"]\n\
      [[hosts]]\nnames = [\"short.example\", \"*.short.example\"]\n\
      keep_alive_timeout = \"400ms\"\nmax_keep_alive_requests = 1\n\
      [[hosts]]\nnames = [\"inherits.example\"]\n\
      keep_alive_timeout = 0\nmax_keep_alive_requests = -1\n\
-     [[hosts]]\nnames = [\"off.example\"]\nkeep_alive = false\n",
+     [[hosts]]\nnames = [\"off.example\"]\nkeep_alive = false\n\
+     [[hosts]]\nnames = [\"slow.example\"]\ntimeout = \"1s\"\n",
 );
 
 impl Group {

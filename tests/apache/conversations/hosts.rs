@@ -61,6 +61,19 @@ pub fn all() -> Vec<Conversation> {
             .ask(to("plain.example"))
             .ask(to("off.example"))
             .gives("200 200c fin"),
+        talk(Hosts, "a body has the Timeout of its host")
+            .send("POST / HTTP/1.1\r\nHost: slow.example\r\nContent-Length: 9\r\n\r\nabc")
+            .gives("408c@1000 fin"),
+        talk(
+            Hosts,
+            "a head has the Timeout of the listener, whatever its Host is",
+        )
+        .send("POST / HTTP/1.1\r\nHost: slow.example\r\nContent-Le")
+        .gives("408c@2000 fin"),
+        talk(Hosts, "the next head has the Timeout of the listener again")
+            .ask(to("slow.example"))
+            .send("GET / HTTP/1.1\r\n")
+            .gives("200 408c@2000 fin"),
         talk(Hosts, "the host of a whole URL")
             .ask(format!(
                 "GET http://short.example/ HTTP/1.1\r\nHost: plain.example\r\n{KEEP}\r\n"

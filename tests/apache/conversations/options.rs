@@ -25,6 +25,9 @@ pub fn all() -> Vec<Conversation> {
         ("Connection: \"keep-alive\"", kept),
         ("Connection:", kept),
         ("Connection:\tclose\t", closed),
+        ("Connection: Upgrade\r\nUpgrade: websocket", kept),
+        ("Connection: Upgrade, close\r\nUpgrade: websocket", closed),
+        ("Connection: TE\r\nTE: trailers", kept),
         ("Proxy-Connection: close", kept),
         ("Keep-Alive: timeout=1", kept),
     ];

@@ -10,6 +10,22 @@ pub fn all() -> Vec<Conversation> {
             .pause(200)
             .stop_server()
             .gives("200 fin"),
+        talk(Stopping, "stop: a connection that was never used")
+            .pause(300)
+            .stop_server()
+            .gives("fin@1700")
+            .differs("grace-at-a-stop", "fin@100"),
+        talk(
+            Stopping,
+            "stop: an idle connection with half a request line",
+        )
+        .ask(get("/", KEEP))
+        .send("GET /")
+        .pause(300)
+        .stop_server()
+        .pause(300)
+        .ask(" HTTP/1.1\r\nHost: test.example\r\n\r\n")
+        .gives("200 200c fin"),
         talk(
             Stopping,
             "stop: a request in flight is answered, and that is all",

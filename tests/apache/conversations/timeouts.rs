@@ -64,6 +64,13 @@ fn bodies() -> Vec<Conversation> {
         talk(Usual, "a large body that stalls")
             .send(post("/", "Content-Length: 40000\r\n", &large))
             .gives("408c@2000 fin"),
+        talk(Usual, "a large chunked body that stalls")
+            .send(post(
+                "/",
+                "Transfer-Encoding: chunked\r\n",
+                &format!("9c40\r\n{large}"),
+            ))
+            .gives("408c@2000 fin"),
         talk(Usual, "a chunked body that stalls between chunks")
             .send(post("/", "Transfer-Encoding: chunked\r\n", "2\r\nok\r\n"))
             .gives("408c@2000 fin"),
@@ -84,7 +91,7 @@ fn bodies() -> Vec<Conversation> {
         )
         .narrow()
         .send(get("/large", ""))
-        .sips(1 << 20, 350, 8)
+        .sips(1 << 20, 450, 5)
         .response()
         .gives("200 fin@600"),
         talk(Usual, "a client that does not read")
