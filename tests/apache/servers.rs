@@ -34,6 +34,8 @@ pub enum Group {
     Hosts,
     /// The first of two names is kept for 700 ms, all else for 2500 ms.
     FirstHost,
+    /// As usual, and `Proxy100Continue Off`.
+    Own100,
     /// Kept for 5 s, and told to stop: servers for each conversation alone.
     Stopping,
 }
@@ -86,6 +88,10 @@ impl Group {
     fn settings(self) -> Settings {
         match self {
             Group::Usual => USUAL,
+            Group::Own100 => Settings {
+                httpd: "Proxy100Continue Off\n",
+                ..USUAL
+            },
             Group::Stopping => Settings {
                 keep_alive_timeout: "5s",
                 ..USUAL
