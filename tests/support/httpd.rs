@@ -1,11 +1,13 @@
 //! A real Apache httpd as a backend, with its access log.
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::process::{self, Process};
@@ -33,12 +35,22 @@ const MODULES: [&str; 8] = [
     "setenvif",
 ];
 
-/// A running httpd with the event MPM: one process, stopped when dropped.
+/// A running httpd with the event MPM, stopped when dropped.
 pub struct Httpd {
     /// Where it serves.
     pub addr: SocketAddr,
     process: Process,
     dir: TempDir,
+    mode: Mode,
+}
+
+/// How many processes it is.
+#[derive(Clone, Copy)]
+enum Mode {
+    /// One that does not detach, so that its end is the end of all of it.
+    Alone,
+    /// One that does not detach, and its children, which it ends.
+    WithChildren,
 }
 
 /// One request in its access log.
@@ -67,11 +79,24 @@ impl Httpd {
     /// `MaxKeepAliveRequests`, `KeepAliveTimeout`, `Timeout`, `Header`, `Alias`, …; all of these are at
     /// httpd's own defaults otherwise.
     ///
-    /// Files of [`files`](Self::files) are served. One returns when it answers.
+    /// Files of [`files`](Self::files) are served. One returns when it answers. It is one process,
+    /// and knows of signals only that they end it.
     ///
     /// # Panics
     /// When httpd is not installed or does not take the settings, with what it says.
     pub fn start(extra: &str) -> Httpd {
+        Httpd::start_as(Mode::Alone, extra)
+    }
+
+    /// As [`start`](Self::start), with a process for its children, which knows all of its signals.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn start_with_children(extra: &str) -> Httpd {
+        Httpd::start_as(Mode::WithChildren, extra)
+    }
+
+    fn start_as(mode: Mode, extra: &str) -> Httpd {
         let mut dir = TempDir::new().expect("a temporary folder can be had");
         fs::create_dir(dir.path().join("files")).unwrap();
         fs::write(
@@ -89,8 +114,13 @@ impl Httpd {
                 config(dir.path(), addr, extra),
             )
             .unwrap();
-            let process = run(dir.path());
-            let mut httpd = Httpd { addr, process, dir };
+            let process = run(mode, dir.path());
+            let mut httpd = Httpd {
+                addr,
+                process,
+                dir,
+                mode,
+            };
             if httpd.comes_up() {
                 return httpd;
             }
@@ -146,12 +176,20 @@ impl Httpd {
     /// Ends it and starts it again on the same port; the log goes on.
     pub fn restart(&mut self) {
         self.process.stop();
-        self.process = run(self.dir.path());
+        self.process = run(self.mode, self.dir.path());
         assert!(
             self.comes_up(),
             "httpd did not start again:\n{}",
             self.process.said()
         );
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.process.signal(signal)
     }
 
     /// Its error log.
@@ -195,11 +233,13 @@ pub fn connections_used(log: &[LogLine]) -> usize {
     log.iter().filter(|line| line.kept == 0).count()
 }
 
-fn run(dir: &Path) -> Process {
+fn run(mode: Mode, dir: &Path) -> Process {
     let mut command = Command::new(process::find(&["apache2", "httpd"], "apache2-bin"));
-    // -X: one process that does not detach, so that its end is the end of all of it.
     command
-        .arg("-X")
+        .arg(match mode {
+            Mode::Alone => "-X",
+            Mode::WithChildren => "-DFOREGROUND",
+        })
         .arg("-d")
         .arg(dir)
         .arg("-f")
