@@ -53,6 +53,37 @@ fn every_file_in_config_is_sound() {
     assert!(count >= 2, "the samples are gone");
 }
 
+/// An example that begins no table goes on where the one before it ended.
+#[test]
+fn every_example_in_the_documents_is_sound() {
+    for (document, count) in [
+        ("README.md", 1),
+        ("docs/settings.md", 1),
+        ("docs/apache-workers.md", 2),
+    ] {
+        let text = fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+        let examples = text.split("\n```toml\n").skip(1).map(|rest| {
+            let end = rest.find("\n```").expect("an example ends");
+            &rest[..=end]
+        });
+        let mut so_far = String::new();
+        let mut seen = 0;
+        for example in examples {
+            if example.contains("[[listeners]]") {
+                so_far.clear();
+            }
+            so_far += example;
+            let dir = file(&so_far);
+            match config::load(&dir.path().join("warmline.toml")) {
+                Ok(loaded) => assert!(loaded.warnings.is_empty(), "{}", loaded.warnings),
+                Err(report) => panic!("{document}: {report}"),
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, count, "examples in {document}");
+    }
+}
+
 #[test]
 fn check_says_that_a_sound_file_is_sound_and_what_it_holds() {
     let file = "config/two-upstreams.toml";

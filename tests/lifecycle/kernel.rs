@@ -75,32 +75,36 @@ pub fn in_network_of_its_own(name: &str, body: fn()) {
     );
 }
 
-fn sides(address: SocketAddr) -> Sides {
+/// The sockets of `address`, by side.
+pub fn sides(address: SocketAddr) -> Sides {
     Census::take(&[address]).unwrap().of(address).unwrap()
 }
 
 fn time_wait(address: SocketAddr) -> (u64, u64) {
-    let sides = sides(address);
+    in_time_wait(sides(address))
+}
+
+fn in_time_wait(sides: Sides) -> (u64, u64) {
     let of = |counts: StateCounts| counts.get(TcpState::TimeWait);
     (of(sides.ours), of(sides.theirs))
 }
 
-/// Waits until `ours` and `theirs` sockets of `address` are in TIME_WAIT and nothing of it is open;
-/// then `ss` says the same.
+/// Waits until `ours` and `theirs` sockets of `address` are in TIME_WAIT and nothing of it is open on
+/// either side; then `ss` says the same.
 #[track_caller]
 pub fn assert_left(address: SocketAddr, ours: u64, theirs: u64) {
     let mut seen = None;
     let end = tokio::time::Instant::now() + PATIENCE;
     while seen != Some((ours, theirs)) {
-        let at_rest = sides(address).ours.connections() == time_wait(address).0;
-        if at_rest {
-            seen = Some(time_wait(address));
+        let sides = sides(address);
+        let left = in_time_wait(sides);
+        if (sides.ours.connections(), sides.theirs.connections()) == left {
+            seen = Some(left);
         }
         assert!(
             tokio::time::Instant::now() < end,
-            "(ours, theirs) in TIME_WAIT: {seen:?}, not {:?}; {:?}",
+            "(ours, theirs) in TIME_WAIT: {seen:?}, not {:?}; {sides:?}",
             (ours, theirs),
-            sides(address)
         );
         thread::sleep(ms(5));
     }

@@ -12,6 +12,7 @@
 mod demo;
 mod keep_alive;
 mod kernel;
+mod kernel_clients;
 mod kernel_transports;
 mod program;
 mod proxy;
