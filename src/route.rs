@@ -121,12 +121,14 @@ fn is_below(prefix: &str, path: &str) -> bool {
             .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
 }
 
+/// The host without its port, and without the dot that may end a whole name.
 fn without_port(host: &str) -> &str {
-    match host.rfind(':') {
+    let name = match host.rfind(':') {
         // The colons of an IPv6 address stand within brackets.
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
         _ => host,
-    }
+    };
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ pub struct Conn {
     /// The status of an answer that was begun without an exchange, and withheld.
     withheld: Cell<Option<u16>>,
     client_closed: Cell<bool>,
+    promised: Cell<bool>,
     evicted: Cell<bool>,
     draining: Cell<bool>,
     until_close: Cell<bool>,
@@ -126,6 +127,7 @@ impl Conn {
             write_blocked: Cell::new(false),
             withheld: Cell::new(None),
             client_closed: Cell::new(false),
+            promised: Cell::new(false),
             evicted: Cell::new(false),
             draining: Cell::new(false),
             until_close: Cell::new(false),
@@ -287,6 +289,21 @@ impl Conn {
         self.expired.get()
     }
 
+    /// Whether the response that is made promises to keep the connection.
+    pub fn promises(&self, kept: bool) {
+        self.promised.set(kept);
+    }
+
+    /// Whether it was promised, and nothing speaks against it.
+    pub(super) fn is_to_be_kept(&self) -> bool {
+        self.promised.get() && self.may_park() && !self.client_closed.get() && !self.draining.get()
+    }
+
+    /// Whether the client has closed in the middle of a head, beyond its request line.
+    pub(super) fn broke_off_head(&self) -> bool {
+        self.phase.get() == Phase::Head && self.client_closed.get() && self.has_request_line()
+    }
+
     /// Whether the proxy is shutting down.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
@@ -432,7 +449,8 @@ impl Conn {
         let settings = self.policy.settings(None);
         let until = now + settings.timeout;
         let allowed = |stage: &Stage| {
-            let bytes = self.intake.borrow().head_bytes();
+            // As in Apache, whose filter hands on whole lines.
+            let bytes = self.intake.borrow().line_bytes();
             from.checked_add(stage.allowed(bytes as u64))
         };
         let stage = settings.read_timeout.header.as_ref();

@@ -28,8 +28,9 @@ pub(super) struct Intake {
     begin: [u8; NAMED],
     blank: u8,
     fields: usize,
-    /// Bytes of the head so far.
+    /// Bytes of the head so far, and of its lines that are complete.
     head: usize,
+    whole: usize,
     lengths: u8,
     codings: u8,
 }
@@ -91,6 +92,7 @@ impl Default for Intake {
             blank: 0,
             fields: 0,
             head: 0,
+            whole: 0,
             lengths: 0,
             codings: 0,
         }
@@ -188,6 +190,7 @@ impl Intake {
             self.field(&begin[..self.line.min(NAMED)])?;
         }
         self.line = 0;
+        self.whole = self.head;
         Ok(end + 1)
     }
 
@@ -248,9 +251,9 @@ impl Intake {
         self.stage == Stage::Over
     }
 
-    /// Bytes of the head so far.
-    pub(super) fn head_bytes(&self) -> usize {
-        self.head
+    /// Bytes of the head's lines that are complete.
+    pub(super) fn line_bytes(&self) -> usize {
+        self.whole
     }
 
     /// Whether the head has both a length and a transfer coding: RFC 9112 §6.3 has such a connection
@@ -357,7 +360,7 @@ mod tests {
             let mut intake = Intake::default();
             assert_eq!(taken(&mut intake, &text, cut), Ok(head.len()), "{cut}");
             assert!(intake.has_request_line());
-            assert_eq!(intake.head_bytes(), head.len());
+            assert_eq!(intake.line_bytes(), head.len());
         }
     }
 

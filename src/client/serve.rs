@@ -34,7 +34,7 @@ const LINGER_SHORT: Duration = Duration::from_secs(2);
 
 /// What became of a connection, and of speaking HTTP on it.
 enum Ended {
-    /// It has been idle for a while: to be parked.
+    /// It is idle, for a while now or because the HTTP library is done with it: to be parked.
     Idle,
     /// The client closed, or the last response is written.
     Finished,
@@ -203,9 +203,19 @@ fn over(conn: &Conn, result: hyper::Result<()>) -> Ended {
         return Ended::Unreadable(status, reason);
     }
     let Err(error) = result else {
-        return Ended::Finished;
+        // The library reads some words otherwise than we do, and has closed what was promised to stay.
+        let is_kept = conn.is_to_be_kept();
+        return if is_kept {
+            Ended::Idle
+        } else {
+            Ended::Finished
+        };
     };
     debug!(client = %conn.address(), %error, "client connection ended");
+    if conn.broke_off_head() {
+        let status = StatusCode::BAD_REQUEST;
+        return Ended::Unreadable(status, answer::unreadable(status));
+    }
     match unreadable(conn, &error) {
         Some(status) => Ended::Unreadable(status, answer::unreadable(status)),
         None => Ended::Broken,
@@ -262,6 +272,10 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended) {
         Ended::Broken => {
             if conn.needs_reset() {
                 conn.socket().reset_on_close();
+            } else {
+                // What the client has sent ahead would make the close a reset, which may destroy what
+                // it has not read yet.
+                linger(stream, conn, LINGER_SHORT).await;
             }
         }
         Ended::Unreadable(status, reason) => {

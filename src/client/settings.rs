@@ -52,7 +52,8 @@ impl Default for Settings {
 /// Source: Apache httpd 2.4, `RequestReadTimeout` (`mod_reqtimeout`), whose defaults these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadTimeout {
-    /// Request line and header lines, from the first byte; on a new connection from its accept.
+    /// Request line and header lines, from the first byte; on a new connection from its accept. Of the
+    /// bytes that prolong it those of complete lines count.
     ///
     /// Default: 20 s, and a second more for each 500 bytes, up to 40 s.
     pub header: Option<Stage>,

@@ -53,6 +53,9 @@ pub struct Socket {
     frames: Cell<bool>,
     /// The kernel has taken something since then.
     sent: Cell<bool>,
+    /// What the peer has to say is read although it takes no more.
+    hears_out: Cell<bool>,
+    takes_no_more: Cell<bool>,
     /// The head that goes out next is to be kept.
     keeps_head: Cell<bool>,
     /// It, as it was written, and maybe the beginning of a body behind it.
@@ -93,6 +96,8 @@ impl Stream {
             heard: Cell::new(false),
             frames: Cell::new(false),
             sent: Cell::new(false),
+            hears_out: Cell::new(false),
+            takes_no_more: Cell::new(false),
             keeps_head: Cell::new(false),
             written_head: RefCell::default(),
         });
@@ -195,9 +200,11 @@ impl Socket {
         self.sent.set(false);
     }
 
-    /// The same for a response, whose interim ones are counted.
+    /// The same for a response, whose interim ones are counted, and which is read even if the request is
+    /// not taken to its end.
     pub fn expect_answer(&self) {
         self.expect_head();
+        self.hears_out.set(true);
         self.interim.set(Interim::expect());
     }
 
@@ -247,14 +254,28 @@ impl Socket {
         }
     }
 
-    /// Writes, and notes whether the kernel took anything.
+    /// Writes `length` bytes, and notes whether the kernel took anything.
+    ///
+    /// A backend that has answered early and closed resets what is still sent to it, and its answer is
+    /// there to be read. So once the kernel has taken something of a request, a peer that takes no more is
+    /// no error: the rest counts as written, and what is read says how it was.
     fn write(
         &self,
+        length: usize,
         write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
+        if self.takes_no_more.get() {
+            return Poll::Ready(Ok(length));
+        }
         let mut wire = self.wire.borrow_mut();
         let result = write(Pin::new(&mut *wire));
-        match result {
+        match &result {
+            Poll::Ready(Err(error))
+                if self.hears_out.get() && self.sent.get() && is_of_peer(error.kind()) =>
+            {
+                self.takes_no_more.set(true);
+                return Poll::Ready(Ok(length));
+            }
             Poll::Ready(Ok(1..)) => self.sent.set(true),
             // TLS may have written a part before it failed.
             Poll::Ready(Err(_)) if wire.is_tls() => self.sent.set(true),
@@ -350,6 +371,11 @@ impl Socket {
     }
 }
 
+/// Whether a write failed since the peer has reset the connection.
+fn is_of_peer(kind: io::ErrorKind) -> bool {
+    kind == io::ErrorKind::BrokenPipe || kind == io::ErrorKind::ConnectionReset
+}
+
 /// Whether a read that found nothing has left its task registered with the runtime. Not so if the
 /// task has only used up its time: then it is polled again at once, and has to ask again.
 fn is_registered() -> bool {
@@ -404,9 +430,10 @@ impl Stream {
             let count = slices.len().min(SLICES);
             restored[..count].copy_from_slice(&slices[..count]);
             restored[0] = IoSlice::new(head);
-            let result = self
-                .socket
-                .write(|wire| wire.poll_write_vectored(cx, &restored[..count]));
+            let total = restored[..count].iter().map(|slice| slice.len()).sum();
+            let result = self.socket.write(total, |wire| {
+                wire.poll_write_vectored(cx, &restored[..count])
+            });
             let written = at_once(result);
             let length = head.len();
             if let Ok(written) = written
@@ -422,7 +449,9 @@ impl Stream {
     /// Writes what is left from before.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.left.is_empty() {
-            let result = self.socket.write(|wire| wire.poll_write(cx, &self.left));
+            let result = self
+                .socket
+                .write(self.left.len(), |wire| wire.poll_write(cx, &self.left));
             let written = ready!(result)?;
             self.left.drain(..written);
         }
@@ -446,7 +475,10 @@ impl Stream {
             if is_head {
                 self.socket.outgoing.borrow().restore(copy);
             }
-            let written = at_once(self.socket.write(|wire| wire.poll_write(cx, copy)));
+            let written = at_once(
+                self.socket
+                    .write(copy.len(), |wire| wire.poll_write(cx, copy)),
+            );
             let length = copy.len();
             if let Ok(written) = written
                 && written < length
@@ -484,7 +516,8 @@ impl AsyncWrite for Stream {
         if self.socket.head_follows.get() {
             return self.poll_write_copy(cx, &[IoSlice::new(bytes)]);
         }
-        self.socket.write(|wire| wire.poll_write(cx, bytes))
+        self.socket
+            .write(bytes.len(), |wire| wire.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -501,7 +534,7 @@ impl AsyncWrite for Stream {
             return self.poll_write_large_head(cx, slices);
         }
         self.socket
-            .write(|wire| wire.poll_write_vectored(cx, slices))
+            .write(total, |wire| wire.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -251,7 +251,8 @@ struct Relay {
     client: Rc<Conn>,
     backend: BackendAddr,
     timeout: Duration,
-    ambiguous: bool,
+    /// Why its connection is not used again although it could be.
+    spent: Option<CloseReason>,
 }
 
 /// Why a response that had begun was not finished.
@@ -274,7 +275,7 @@ impl RelayBody {
         client: &Rc<Conn>,
         backend: BackendAddr,
         timeout: Duration,
-        ambiguous: bool,
+        spent: Option<CloseReason>,
     ) -> RelayBody {
         let mut relay = Relay {
             incoming,
@@ -283,7 +284,7 @@ impl RelayBody {
             client: Rc::clone(client),
             backend,
             timeout,
-            ambiguous,
+            spent,
         };
         client.backend_moved();
         if relay.incoming.is_end_stream() {
@@ -325,15 +326,16 @@ impl Relay {
         };
         let now = Instant::now();
         let is_early = self.ends_upload();
-        let end = match (lease.verdict(), lease.conn().after_response()) {
-            _ if self.ambiguous => End::Spent(CloseReason::Protocol),
+        let end = match (lease.verdict(), lease.conn().after_response(), self.spent) {
+            (_, AfterResponse::Ready, Some(reason)) => End::Spent(reason),
+            (_, _, Some(CloseReason::Protocol)) => End::Spent(CloseReason::Protocol),
             _ if is_early => End::Spent(CloseReason::EarlyResponse),
             // Announced in the request; the pool counts the reason by itself.
-            (Verdict::Close(_), AfterResponse::Ready | AfterResponse::Closed)
-            | (Verdict::Keep, AfterResponse::Ready) => End::Complete,
-            (Verdict::Keep, AfterResponse::Closed) => End::Spent(CloseReason::PeerAsked),
-            (_, AfterResponse::Busy) => End::Spent(CloseReason::EarlyResponse),
-            (_, AfterResponse::Spoke) => End::Spent(CloseReason::Protocol),
+            (Verdict::Close(_), AfterResponse::Ready | AfterResponse::Closed, _)
+            | (Verdict::Keep, AfterResponse::Ready, _) => End::Complete,
+            (Verdict::Keep, AfterResponse::Closed, _) => End::Spent(CloseReason::PeerAsked),
+            (_, AfterResponse::Busy, _) => End::Spent(CloseReason::EarlyResponse),
+            (_, AfterResponse::Spoke, _) => End::Spent(CloseReason::Protocol),
         };
         lease.finish(end, now);
         self.client.response_over(now);

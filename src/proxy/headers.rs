@@ -137,9 +137,16 @@ pub struct RequestFacts {
     http_11: bool,
     expect: bool,
     trailers: bool,
+    /// Whether the client's connection ends after it, for what it is.
+    pub ends: bool,
 }
 
 impl RequestFacts {
+    /// Whether it waits for a `100 Continue`, which only goes out for a body.
+    pub fn expects_continue(&self) -> bool {
+        self.expect
+    }
+
     /// Reads a request's head and checks it.
     ///
     /// # Errors
@@ -154,6 +161,7 @@ impl RequestFacts {
             http_11: parts.version >= Version::HTTP_11,
             expect: false,
             trailers: false,
+            ends: false,
         };
         let mut hosts = 0;
         let (mut last, mut joined) = (None, 0);

@@ -22,7 +22,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri, request};
+use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -138,7 +138,7 @@ impl Proxy {
         // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
         // even beside our close: so it is answered in its own version.
         let version = parts.version;
-        let facts = match RequestFacts::read(&parts, &client.settings().limits) {
+        let mut facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
                 report(&client, &parts.method, &parts.uri, &failure);
@@ -148,6 +148,8 @@ impl Proxy {
             }
         };
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
+        // Who waits for a 100 that does not come may yet send something: Apache's `expecting_100`.
+        facts.ends |= facts.expects_continue() && body.is_end_stream();
         let answer = self.forward(&client, parts, body, &facts).await;
         let mut response = answer.unwrap_or_else(|failure| {
             report(&client, &method, &uri, &failure);
@@ -383,6 +385,9 @@ fn relay(
     timeout: Duration,
 ) -> Result<Response<RelayBody>, Failure> {
     let (mut parts, incoming) = response.into_parts();
+    // One of 1.0 is not used again, whatever it says, as Apache httpd has it: the library would go on in 1.0,
+    // which knows no chunks.
+    let is_last = parts.version == Version::HTTP_10;
     let facts = headers::forward_response(&mut parts);
     lease.hint(facts.hint);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS || facts.coded {
@@ -395,16 +400,17 @@ fn relay(
     }
     lease.conn().give_names_to(client.socket());
     let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
-    headers::say_connection(
+    let kept = headers::say_connection(
         &mut parts.headers,
         Some(request),
         &ClientConnection {
             keep_alive: &client.settings().keep_alive,
             exchange: client.exchange(),
             length_known,
-            ends: ends(client) || drops_connection(parts.status.as_u16()),
+            ends: ends(client) || request.ends || drops_connection(parts.status.as_u16()),
         },
     );
+    client.promises(kept);
     if !length_known && request.ends_unknown_length_by_close() {
         client.response_ends_with_connection();
     }
@@ -415,7 +421,10 @@ fn relay(
         client,
         backend.address().clone(),
         timeout,
-        facts.ambiguous,
+        facts
+            .ambiguous
+            .then_some(CloseReason::Protocol)
+            .or(is_last.then_some(CloseReason::PeerAsked)),
     );
     Ok(Response::from_parts(parts, body))
 }
@@ -443,16 +452,19 @@ fn refusal(
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
-    headers::say_connection(
+    let kept = headers::say_connection(
         headers,
         request,
         &ClientConnection {
             keep_alive: &client.settings().keep_alive,
             exchange: client.exchange(),
             length_known: true,
-            ends: ends(client) || failure.ends_client_connection(),
+            ends: ends(client)
+                || request.is_some_and(|request| request.ends)
+                || failure.ends_client_connection(),
         },
     );
+    client.promises(kept);
     response
 }
 

@@ -35,7 +35,8 @@ pub fn all() -> Vec<Conversation> {
             .gives("414c fin"),
         talk(Limits, "a long line without its end")
             .send("x".repeat(3000))
-            .gives("fin@2000"),
+            .gives("fin@2000")
+            .differs("414-at-once", "414c fin"),
         talk(Limits, "a header line of N")
             .ask(get("/", &field_of(60)))
             .gives("200 fin@600"),
