@@ -65,6 +65,7 @@ pub mod compare;
 pub mod config;
 pub mod keepalive;
 pub mod lookup;
+pub mod memory;
 pub mod net;
 pub mod pool;
 pub mod proxy;

@@ -99,6 +99,7 @@ const HAS_SOCKETS: &[&str] = &[
 const IMPORTS: &[(&str, &[&str])] = &[
     ("account", &["keepalive"]),
     ("alarm", &[]),
+    ("memory", &[]),
     (
         "backend",
         &["account", "keepalive", "lookup", "net", "pool"],
@@ -136,7 +137,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("keepalive", &[]),
     ("lib", &[]),
     ("lookup", &[]),
-    ("main", &["cli"]),
+    ("main", &["cli", "memory"]),
     ("net", &[]),
     ("pool", &["account", "keepalive"]),
     (
@@ -159,7 +160,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "account", "backend", "client", "lookup", "net", "pool", "proxy", "route", "worker",
         ],
     ),
-    ("worker", &["alarm", "client", "net", "proxy"]),
+    ("worker", &["alarm", "client", "memory", "net", "proxy"]),
 ];
 
 /// Pairs that import each other, and why that stands for now.

@@ -14,14 +14,14 @@ use tokio::time::Instant;
 use super::answer;
 use super::intake::{Fault, Framing, Intake};
 use super::policy::Policy;
-use super::settings::{Settings, Stage};
-use super::waits::{Wait, Waits};
+use super::settings::Settings;
+use super::waits::{Clock, Wait, Waits};
 use crate::alarm::Alarms;
 use crate::net::{ClientAddr, Socket};
 
 /// How long an idle client has, once the proxy is shutting down, for a request that is under way:
 /// closing on it would lose it, and some clients do not send it again. More than most round trips.
-const LAST_CHANCE: Duration = Duration::from_millis(100);
+pub const LAST_CHANCE: Duration = Duration::from_millis(100);
 
 /// How long a connection is idle before it is parked. Longer than most pauses between two requests of
 /// a client that is at work: taking it up again costs some microseconds.
@@ -48,11 +48,10 @@ pub struct Conn {
     fault: Cell<Option<Fault>>,
     /// Since when it is idle, if it is.
     idle_since: Cell<Option<Instant>>,
-    /// Since when the head that is coming has been waited for, once that has begun.
-    head_from: Cell<Option<Instant>>,
-    /// Since when the body is being waited for, if it is, and how long it was before.
-    body_from: Cell<Option<Instant>>,
-    body_waited: Cell<Duration>,
+    /// How long the head that is coming has been waited for.
+    head_clock: Clock,
+    /// And the body.
+    body_clock: Clock,
     /// Something came that belongs to the next request, or may have: it was not read on.
     held_back: Cell<bool>,
     /// When the response's last byte was handed over to be written.
@@ -71,6 +70,20 @@ pub struct Conn {
     /// Whether the request has been read to its end.
     body_read: Cell<bool>,
     body_fault: Cell<Option<BodyFault>>,
+}
+
+/// A client connection that is idle, apart from its socket.
+#[derive(Clone, Debug)]
+pub struct Parked {
+    /// Where the client connected from.
+    pub address: ClientAddr,
+    /// Since when it is idle.
+    pub since: Instant,
+    /// Until when it may be.
+    pub until: Instant,
+    policy: Rc<Policy>,
+    host: Option<usize>,
+    exchanges: u32,
 }
 
 /// What became of a request body that did not reach its end.
@@ -119,9 +132,8 @@ impl Conn {
             intake: RefCell::default(),
             fault: Cell::new(None),
             idle_since: Cell::new(None),
-            head_from: Cell::new(None),
-            body_from: Cell::new(None),
-            body_waited: Cell::new(Duration::ZERO),
+            head_clock: Clock::default(),
+            body_clock: Clock::default(),
             held_back: Cell::new(false),
             response_over: Cell::new(None),
             write_blocked: Cell::new(false),
@@ -138,10 +150,48 @@ impl Conn {
         // KeepAliveTimeout is for kept connections; the first request has the times of a head that is
         // coming, from now on.
         let now = Instant::now();
-        conn.head_from.set(Some(now));
+        conn.head_clock.start(now);
         conn.waits.note(Wait::Park, now + PARK_AFTER);
-        conn.waits.set(Wait::NextRequest, conn.head_until(now, now));
+        conn.waits.set(Wait::NextRequest, conn.head_until(now));
         conn
+    }
+
+    /// A connection that was parked and is taken up again, since something has come on it.
+    pub fn taken_up(parked: Parked, socket: Rc<Socket>, alarms: &Alarms) -> Conn {
+        let conn = Conn::new(parked.address, socket, parked.policy, alarms);
+        conn.host.set(parked.host);
+        conn.exchanges.set(parked.exchanges);
+        conn.idle_since.set(Some(parked.since));
+        conn.head_clock.reset();
+        conn.waits.set(Wait::NextRequest, parked.until);
+        conn
+    }
+
+    /// Whether it can be parked: it is kept, has been idle for a while, and no pool knows it by its ends.
+    pub(super) fn may_be_parked(&self) -> bool {
+        self.is_idle()
+            && self.waits.until(Wait::Park).is_none()
+            && self.waits.until(Wait::NextRequest).is_some()
+            && self.ends.get().is_none()
+            && !self.draining.get()
+            && !self.evicted.get()
+    }
+
+    /// The connection as it is parked, if it can be.
+    pub(super) fn parked(&self) -> Option<Parked> {
+        Some(Parked {
+            address: self.address,
+            since: self.idle_since().filter(|_| self.may_be_parked())?,
+            until: self.waits.until(Wait::NextRequest)?,
+            policy: Rc::clone(&self.policy),
+            host: self.host.get(),
+            exchanges: self.exchanges.get(),
+        })
+    }
+
+    /// Its socket, if nobody else holds the connection any more.
+    pub fn into_socket(conn: Rc<Conn>) -> Option<Rc<Socket>> {
+        Rc::into_inner(conn).map(|conn| conn.socket)
     }
 
     /// Where the client connected from.
@@ -207,9 +257,8 @@ impl Conn {
         // Nothing of the exchange before counts in this one.
         self.waits.clear_all();
         self.expired.set(None);
-        self.head_from.set(None);
-        self.body_from.set(None);
-        self.body_waited.set(Duration::ZERO);
+        self.head_clock.reset();
+        self.body_clock.reset();
         self.write_blocked.set(false);
         self.until_close.set(false);
     }
@@ -234,22 +283,16 @@ impl Conn {
         }
         let now = Instant::now();
         let settings = self.settings();
-        let mut patience = settings.timeout;
-        if let Some(stage) = &settings.read_timeout.body {
-            let left = stage.allowed(seen).saturating_sub(self.body_waited.get());
-            patience = patience.min(left);
-        }
-        self.body_from.set(Some(now));
-        self.waits.set(Wait::RequestBody, now + patience);
+        self.body_clock.start(now);
+        let stage = settings.read_timeout.body.as_ref();
+        let until = self.body_clock.until(now, settings.timeout, stage, seen);
+        self.waits.set(Wait::RequestBody, until);
     }
 
     /// The backend is to move within `timeout` from `now`.
     pub fn wait_for_backend(&self, now: Instant, timeout: Duration) {
         self.waits.clear(Wait::RequestBody);
-        if let Some(from) = self.body_from.take() {
-            let waited = now.saturating_duration_since(from);
-            self.body_waited.set(self.body_waited.get() + waited);
-        }
+        self.body_clock.stop(now);
         self.waits.set(Wait::Backend, now + timeout);
     }
 
@@ -436,25 +479,19 @@ impl Conn {
     pub(super) fn client_silent(&self) {
         if self.phase.get() == Phase::Head && self.waits.until(Wait::RequestHead).is_none() {
             let now = Instant::now();
-            let from = self.head_from.get().unwrap_or(now);
-            self.head_from.set(Some(from));
-            self.waits
-                .set(Wait::RequestHead, self.head_until(from, now));
+            self.head_clock.start(now);
+            self.waits.set(Wait::RequestHead, self.head_until(now));
         }
     }
 
-    /// Until when to wait for more of a head that was begun to be waited for at `from`.
-    fn head_until(&self, from: Instant, now: Instant) -> Instant {
+    /// Until when to wait for more of a head.
+    fn head_until(&self, now: Instant) -> Instant {
         // Its host is not known yet.
         let settings = self.policy.settings(None);
-        let until = now + settings.timeout;
-        let allowed = |stage: &Stage| {
-            // As in Apache, whose filter hands on whole lines.
-            let bytes = self.intake.borrow().line_bytes();
-            from.checked_add(stage.allowed(bytes as u64))
-        };
         let stage = settings.read_timeout.header.as_ref();
-        stage.and_then(allowed).map_or(until, |end| until.min(end))
+        // As in Apache, whose filter hands on whole lines.
+        let bytes = self.intake.borrow().line_bytes() as u64;
+        self.head_clock.until(now, settings.timeout, stage, bytes)
     }
 
     /// The client takes no more bytes for now.
@@ -517,15 +554,6 @@ impl Conn {
 
     pub(super) fn has_request_line(&self) -> bool {
         self.intake.borrow().has_request_line()
-    }
-
-    /// Since when it has been idle, if it has been for so long that it counts as parked. Not before its
-    /// first request.
-    pub(super) fn parked_since(&self) -> Option<Instant> {
-        let is_due = self.waits.until(Wait::Park).is_none();
-        (self.is_idle() && is_due)
-            .then(|| self.idle_since.get())
-            .flatten()
     }
 
     /// Whether it may be parked: idle, and nothing of a request's body is to come any more.

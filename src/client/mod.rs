@@ -13,9 +13,9 @@ mod settings;
 mod stream;
 mod waits;
 
-pub use conn::{BodyFault, Conn, Phase};
+pub use conn::{BodyFault, Conn, LAST_CHANCE, Parked, Phase};
 pub use intake::Framing;
 pub use policy::{HostSettings, Policy};
-pub use serve::serve;
+pub use serve::{Served, let_go, serve};
 pub use settings::{Limits, Overrides, ReadTimeout, Settings, Stage};
 pub use waits::Wait;

@@ -15,13 +15,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::answer;
 use super::conn::Phase;
 use super::stream::Watched;
-use super::{Conn, Limits, Wait};
+use super::{Conn, Limits, Parked, Wait};
 use crate::net::{self, Peer, Stream};
 
 /// How long a client may take to close after our last response, while what it still sends is
@@ -48,34 +48,43 @@ enum Ended {
     Evicted,
 }
 
-/// Serves the requests of one client, each answered by `exchange`, until the connection ends.
-///
-/// While it is idle the bare socket is waited on, without the HTTP library, its buffers and its state:
-/// `parked` is told since when that is so, and with `None` that it is no more.
+/// How serving a connection ended.
+pub enum Served {
+    /// It is closed.
+    Closed,
+    /// It is idle, and may be left alone with its socket.
+    Parked(Stream, Parked),
+}
+
+/// Serves the requests of one client, each answered by `exchange`, until the connection ends or has been
+/// idle for a while.
 ///
 /// # Cancellation
 /// Dropping the future closes the connection at once.
-pub async fn serve<E, F, B, P>(stream: Stream, conn: Rc<Conn>, exchange: E, parked: P)
+pub async fn serve<E, F, B>(mut stream: Stream, conn: Rc<Conn>, exchange: E) -> Served
 where
     E: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<B>, Infallible>>,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    P: Fn(Option<Instant>),
 {
-    let mut stream = stream;
     let mut ahead = Vec::new();
-    // Both futures are boxed: the one that stays is to be small.
+    // Both futures are boxed: what waits for a first byte is to be small.
     let ended = loop {
-        if ahead.is_empty()
-            && let Some(ended) = wait_for_bytes(&conn, &parked).await
-        {
-            break ended;
+        if ahead.is_empty() {
+            match wait_for_bytes(&conn).await {
+                None => {}
+                Some(Ended::Idle) => match conn.parked() {
+                    Some(parked) => return Served::Parked(stream, parked),
+                    None => continue,
+                },
+                Some(ended) => break ended,
+            }
         }
         let spoken = Box::pin(speak(stream, ahead, &conn, &exchange)).await;
         (stream, ahead) = (spoken.stream, spoken.ahead);
         match spoken.ended {
-            Ended::Idle => conn.socket().rest(),
+            Ended::Idle => {}
             ended @ (Ended::Finished
             | Ended::Broken
             | Ended::Unreadable(..)
@@ -84,12 +93,21 @@ where
         }
     };
     Box::pin(close(stream, &conn, ended)).await;
+    Served::Closed
 }
 
-/// Waits on the bare socket until the client sends something. Otherwise says how it ended.
-async fn wait_for_bytes(conn: &Conn, parked: &impl Fn(Option<Instant>)) -> Option<Ended> {
-    let mut is_parked = false;
-    let waited = poll_fn(|cx| {
+/// Closes a connection that was idle for too long.
+///
+/// # Cancellation
+/// Dropping the future closes it at once.
+pub async fn let_go(stream: Stream) {
+    net::linger(stream, LINGER_SHORT).await;
+}
+
+/// Waits on the bare socket until the client sends something, which is `None`, or it has been idle for a
+/// while, or has ended.
+async fn wait_for_bytes(conn: &Conn) -> Option<Ended> {
+    poll_fn(|cx| {
         conn.wakes(cx.waker());
         while conn.socket().poll_peer_speaks(cx).is_ready() {
             match conn.socket().peer(false) {
@@ -106,26 +124,16 @@ async fn wait_for_bytes(conn: &Conn, parked: &impl Fn(Option<Instant>)) -> Optio
             return Poll::Ready(Some(Ended::Evicted));
         }
         while let Some(wait) = conn.take_expired() {
-            match wait {
-                Wait::NextRequest => return Poll::Ready(Some(Ended::Expired(wait))),
-                Wait::Park
-                | Wait::RequestHead
-                | Wait::RequestBody
-                | Wait::ClientWrite
-                | Wait::Backend => {}
+            if wait == Wait::NextRequest {
+                return Poll::Ready(Some(Ended::Expired(wait)));
             }
         }
-        if !is_parked && let Some(since) = conn.parked_since() {
-            is_parked = true;
-            parked(Some(since));
+        if conn.may_be_parked() {
+            return Poll::Ready(Some(Ended::Idle));
         }
         Poll::Pending
     })
-    .await;
-    if is_parked {
-        parked(None);
-    }
-    waited
+    .await
 }
 
 /// What is left when no HTTP is spoken on a connection any more.

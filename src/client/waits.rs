@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Stage;
 use crate::alarm::{Alarm, Alarms};
 
 /// What is being waited for, each until its own time.
@@ -36,6 +38,50 @@ impl Wait {
         Wait::Backend,
         Wait::Park,
     ];
+}
+
+/// How long one part of a request has been waited for, with pauses in which it was not.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    from: Cell<Option<Instant>>,
+    before: Cell<Duration>,
+}
+
+impl Clock {
+    /// It is waited for from now on; nothing if it is already.
+    pub(super) fn start(&self, now: Instant) {
+        self.from.set(self.from.get().or(Some(now)));
+    }
+
+    /// It is not waited for any more, for now.
+    pub(super) fn stop(&self, now: Instant) {
+        if let Some(from) = self.from.take() {
+            let waited = now.saturating_duration_since(from);
+            self.before.set(self.before.get() + waited);
+        }
+    }
+
+    pub(super) fn reset(&self) {
+        self.from.set(None);
+        self.before.set(Duration::ZERO);
+    }
+
+    /// Until when to wait for more of it, of which `bytes` have come: for `timeout` from now on, but not
+    /// beyond what the whole may take.
+    pub(super) fn until(
+        &self,
+        now: Instant,
+        timeout: Duration,
+        whole: Option<&Stage>,
+        bytes: u64,
+    ) -> Instant {
+        let until = now + timeout;
+        let end = whole.and_then(|stage| {
+            let left = stage.allowed(bytes).saturating_sub(self.before.get());
+            self.from.get().unwrap_or(now).checked_add(left)
+        });
+        end.map_or(until, |end| until.min(end))
+    }
 }
 
 /// The waits of one connection.
@@ -107,5 +153,44 @@ impl Waits {
 
     fn earliest(&self) -> Option<Instant> {
         self.until.iter().filter_map(Cell::get).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn the_whole_is_bounded_by_the_time_that_it_was_waited_for_and_prolonged_by_what_comes() {
+        let stage = Stage {
+            time: Duration::from_secs(20),
+            most: None,
+            min_rate: NonZeroU32::new(500),
+        };
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let clock = Clock::default();
+        let until = |now, bytes| clock.until(at(now), Duration::from_secs(60), Some(&stage), bytes);
+        clock.start(at(0));
+        clock.start(at(5));
+        assert_eq!(until(5, 0), at(20));
+        assert_eq!(until(5, 500), at(21));
+        clock.stop(at(10));
+        // A pause of 90 s, in which it was not waited for.
+        clock.start(at(100));
+        assert_eq!(until(100, 500), at(111));
+        assert_eq!(
+            clock.until(at(100), Duration::from_secs(7), Some(&stage), 500),
+            at(107)
+        );
+        assert_eq!(
+            clock.until(at(100), Duration::from_secs(60), None, 0),
+            at(160)
+        );
+        clock.reset();
+        clock.start(at(200));
+        assert_eq!(until(200, 0), at(220));
     }
 }

@@ -6,6 +6,7 @@ mod dial;
 mod interim;
 mod introduction;
 mod listen;
+mod lot;
 mod names;
 mod options;
 mod socket;
@@ -24,6 +25,7 @@ pub use connect::{ConnectError, Connected, PortUse, TcpConnect};
 pub use dial::{Call, Dial, HandshakeFailed, Opened};
 pub use introduction::{Ends, ProxyProtocol};
 pub use listen::{BACKLOG, ListenError, Listening};
+pub use lot::Lot;
 pub use names::{WireNames, find};
 pub use options::{
     LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions,

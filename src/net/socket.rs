@@ -76,6 +76,16 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// What a look at the next bytes says of it.
+    pub(super) fn of(peeked: io::Result<usize>) -> Peer {
+        match peeked {
+            Ok(0) => Peer::Closed,
+            Ok(_) => Peer::Spoke,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peer::Silent,
+            Err(_) => Peer::Gone,
+        }
+    }
+
     /// Whether nothing more can come.
     pub fn is_over(self) -> bool {
         matches!(self, Peer::Closed | Peer::Gone)
@@ -213,13 +223,6 @@ impl Socket {
         self.incoming.borrow_mut().note(bytes);
     }
 
-    /// Lets go of what is only of use while messages come and go.
-    pub fn rest(&self) {
-        self.incoming.take();
-        self.outgoing.take();
-        self.written_head.take();
-    }
-
     /// Whether anything has come in since then.
     pub fn has_heard(&self) -> bool {
         self.heard.get()
@@ -342,12 +345,7 @@ impl Socket {
             self.awaits_event.set(false);
             raw.try_io(Interest::READABLE, || raw.peek())
         };
-        match seen {
-            Ok(0) => Peer::Closed,
-            Ok(_) => Peer::Spoke,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peer::Silent,
-            Err(_) => Peer::Gone,
-        }
+        Peer::of(seen)
     }
 
     /// Makes the close of this socket a reset (`SO_LINGER` 0): unsent bytes are destroyed, and the

@@ -1,12 +1,27 @@
-//! Socket options of Linux that no crate sets safely yet. The only file with `unsafe` in it.
+//! Socket options of Linux that no crate sets safely yet, and a descriptor that a runtime watches. The
+//! only file of the library with `unsafe` in it.
 
 #![expect(
     unsafe_code,
-    reason = "each call passes one integer that lives on the stack, and its size"
+    reason = "each option passes one integer that lives on the stack, and its size; the runtime owns the \
+              descriptor that it watches"
 )]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Has the current runtime watch a descriptor for reading.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open for as long as it lives, is always the same, and moves in here.
+    let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+    Ok(watched?)
+}
 
 /// `IP_LOCAL_PORT_RANGE`, Linux 6.3. Source: `include/uapi/linux/in.h`.
 const IP_LOCAL_PORT_RANGE: libc::c_int = 51;

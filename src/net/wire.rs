@@ -109,6 +109,15 @@ fn away() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the socket has left")
 }
 
+impl AsFd for Moving {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            StdSocket::Tcp(stream) => stream.as_fd(),
+            StdSocket::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 impl AsFd for Raw {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {

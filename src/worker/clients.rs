@@ -1,7 +1,7 @@
 //! The clients of one worker.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
-use crate::client::Conn;
+use crate::client::{Conn, Parked};
+use crate::net::Moving;
 
+use super::parking::{Left, Parking};
 use super::room::Room;
 
 /// How long to wait before looking again for an idle client when there is no room for another.
@@ -23,58 +25,73 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Clients {
     worker: usize,
     room: Arc<Room>,
+    /// How many there are: those with a task, the parked ones, those that are let go.
+    count: Cell<usize>,
+    /// Those with a task.
     conns: RefCell<Slab<Rc<Conn>>>,
-    /// The parked ones, by since when they are idle.
-    parked: RefCell<BTreeSet<(Instant, usize)>>,
+    parking: Parking,
     draining: Cell<bool>,
     /// Told when the last one has gone.
     gone: Notify,
 }
 
 impl Clients {
-    pub(super) fn new(worker: usize, room: Arc<Room>) -> Clients {
-        Clients {
+    pub(super) fn new(worker: usize, room: Arc<Room>) -> io::Result<Clients> {
+        Ok(Clients {
             worker,
             room,
+            count: Cell::new(0),
             conns: RefCell::default(),
-            parked: RefCell::default(),
+            parking: Parking::new()?,
             draining: Cell::new(false),
             gone: Notify::new(),
-        }
+        })
     }
 
-    /// One has come; returns its number.
-    pub(super) fn enter(&self, conn: &Rc<Conn>) -> usize {
+    /// One has come.
+    pub(super) fn enter(&self) {
         self.room.enter();
-        self.conns.borrow_mut().insert(Rc::clone(conn))
+        self.count.set(self.count.get() + 1);
     }
 
     /// One has gone.
-    pub(super) fn leave(&self, number: usize) {
-        let mut conns = self.conns.borrow_mut();
-        conns.remove(number);
+    pub(super) fn leave(&self) {
         self.room.leave();
-        if conns.is_empty() && self.draining.get() {
+        self.count.set(self.count.get() - 1);
+        if self.count.get() == 0 && self.draining.get() {
             self.gone.notify_one();
         }
     }
 
-    /// One is parked, and idle since then.
-    pub(super) fn park(&self, number: usize, since: Instant) {
-        self.parked.borrow_mut().insert((since, number));
-        self.say_oldest();
+    /// One has a task now; returns its number.
+    pub(super) fn begin(&self, conn: &Rc<Conn>) -> usize {
+        if self.draining.get() {
+            conn.drain();
+        }
+        self.conns.borrow_mut().insert(Rc::clone(conn))
     }
 
-    /// One that was parked is no more.
-    pub(super) fn take_up(&self, number: usize, since: Instant) {
-        self.parked.borrow_mut().remove(&(since, number));
+    /// Its task ends.
+    pub(super) fn end(&self, number: usize) {
+        self.conns.borrow_mut().remove(number);
+    }
+
+    /// Parks one, whose task has ended. An error closes its connection.
+    pub(super) fn park(&self, socket: Moving, client: Parked) -> io::Result<()> {
+        self.parking.park(socket, client)?;
         self.say_oldest();
+        Ok(())
+    }
+
+    /// Waits until some of the parked ones leave: what has become of each.
+    pub(super) async fn next(&self) -> io::Result<Vec<Left>> {
+        let left = self.parking.next().await;
+        self.say_oldest();
+        left
     }
 
     fn say_oldest(&self) {
-        let parked = self.parked.borrow();
-        let oldest = parked.first().map(|(since, _)| *since);
-        self.room.oldest_of(self.worker, oldest);
+        self.room.oldest_of(self.worker, self.parking.oldest());
     }
 
     /// Makes room for one more: ends the client, of all workers', that has been idle for the longest.
@@ -110,11 +127,10 @@ impl Clients {
     /// Ends the idle clients that have been so for the longest.
     pub(super) fn evict(&self, count: u32) {
         for _ in 0..count {
-            let oldest = self.parked.borrow_mut().pop_first();
-            match oldest {
-                Some((_, number)) => self.conns.borrow()[number].evict(),
-                None if self.evict_unparked() => {}
-                None => break,
+            if self.parking.evict() {
+                self.leave();
+            } else if !self.evict_unparked() {
+                break;
             }
         }
         self.say_oldest();
@@ -142,14 +158,15 @@ impl Clients {
     pub(super) async fn drain(&self, bound: Duration) {
         self.draining.set(true);
         let end = Instant::now() + bound;
+        self.parking.drain();
         for conn in self.all() {
             conn.drain();
         }
-        while !self.conns.borrow().is_empty() {
+        while self.count.get() > 0 {
             tokio::select! {
                 () = self.gone.notified() => {}
                 () = sleep_until(end) => {
-                    let left = self.conns.borrow().len();
+                    let left = self.count.get();
                     warn!(connections = left, "shutdown_timeout is over: closing what is left");
                     for (_, conn) in &*self.conns.borrow() {
                         conn.cut_off();

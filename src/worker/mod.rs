@@ -1,9 +1,10 @@
 //! A core's share of the proxy: one thread, one event loop, its own listeners, pools and clients.
 
 mod clients;
+mod parking;
 mod room;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -18,11 +19,12 @@ use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
 use crate::alarm::Alarms;
-use crate::client::{self, Conn, Policy};
-use crate::net::{self, ClientAddr, Listening, Stream};
+use crate::client::{self, Conn, Parked, Policy, Served};
+use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
 use crate::proxy::{Layout, Proxy};
 
 use clients::Clients;
+use parking::Left;
 pub use room::Room;
 
 /// What a worker is to do now; another takes its place when that changes.
@@ -94,7 +96,7 @@ async fn work(mut plan: Plan) -> io::Result<()> {
         stop: plan.stop.clone(),
         accepting: RefCell::default(),
         proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number))),
-        clients: Clients::new(plan.number, Arc::clone(&plan.room)),
+        clients: Clients::new(plan.number, Arc::clone(&plan.room))?,
         room: plan.room,
         alarms,
     });
@@ -106,6 +108,7 @@ async fn work(mut plan: Plan) -> io::Result<()> {
         let door = Rc::clone(&door);
         async move { door.clients.give_way().await }
     });
+    let taking_up = spawn_local(take_up(Rc::clone(&door)));
     // An error means that whoever could stop us has gone.
     let _ = plan.stop.wait_for(|stop| *stop).await;
     following.abort();
@@ -121,6 +124,7 @@ async fn work(mut plan: Plan) -> io::Result<()> {
     let bound = plan.orders.borrow().shutdown_timeout;
     door.proxy.borrow().drain();
     door.clients.drain(bound).await;
+    taking_up.abort();
     ringing.abort();
     Ok(())
 }
@@ -286,29 +290,82 @@ impl Door {
             return;
         }
         let (stream, socket) = Stream::new(stream);
-        let conn = Rc::new(Conn::new(address, socket, policy, &self.alarms));
-        let number = self.clients.enter(&conn);
+        self.clients.enter();
+        self.serve(stream, Conn::new(address, socket, policy, &self.alarms));
+    }
+
+    /// Serves a client in a task of its own, until it leaves or is parked.
+    fn serve(self: &Rc<Door>, stream: Stream, conn: Conn) {
+        let conn = Rc::new(conn);
+        let number = self.clients.begin(&conn);
         let door = Rc::clone(self);
         spawn_local(async move {
             let exchange = |request| {
                 let proxy = Rc::clone(&door.proxy.borrow());
                 proxy.exchange(Rc::clone(&conn), request)
             };
-            let since = Cell::new(None);
-            let parked = |idle_since| match idle_since {
-                Some(idle_since) => {
-                    since.set(Some(idle_since));
-                    door.clients.park(number, idle_since);
+            let served = client::serve(stream, Rc::clone(&conn), exchange).await;
+            door.clients.end(number);
+            match served {
+                Served::Parked(stream, parked) => door.park(stream, conn, parked),
+                Served::Closed => {
+                    door.proxy.borrow().client_left(&conn);
+                    door.clients.leave();
                 }
-                None => {
-                    if let Some(since) = since.take() {
-                        door.clients.take_up(number, since);
+            }
+        });
+    }
+
+    /// Parks a client that is idle.
+    fn park(&self, stream: Stream, conn: Rc<Conn>, parked: Parked) {
+        drop(stream);
+        let socket = Conn::into_socket(conn).ok_or_else(|| io::Error::other("it is in use"));
+        let result = socket
+            .and_then(Socket::depart)
+            .and_then(|socket| self.clients.park(socket, parked));
+        if let Err(error) = result {
+            debug!(%error, "an idle client could not be parked: closed");
+            self.clients.leave();
+        }
+    }
+
+    /// A parked client has left the parking.
+    fn left(self: &Rc<Door>, left: Left) -> io::Result<()> {
+        match left {
+            Left::Spoke(socket, parked) => {
+                let (stream, socket) = Stream::new(Wire::arrive(socket)?);
+                self.serve(stream, Conn::taken_up(parked, socket, &self.alarms));
+            }
+            Left::Gone => self.clients.leave(),
+            Left::Expired(socket) => {
+                let (stream, _) = Stream::new(Wire::arrive(socket)?);
+                let door = Rc::clone(self);
+                spawn_local(async move {
+                    client::let_go(stream).await;
+                    door.clients.leave();
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes parked clients up again that send something, and lets those go whose time is over.
+async fn take_up(door: Rc<Door>) {
+    loop {
+        match door.clients.next().await {
+            Ok(all) => {
+                for left in all {
+                    if let Err(error) = door.left(left) {
+                        debug!(%error, "a parked client could not be taken up: closed");
+                        door.clients.leave();
                     }
                 }
-            };
-            client::serve(stream, Rc::clone(&conn), exchange, parked).await;
-            door.proxy.borrow().client_left(&conn);
-            door.clients.leave(number);
-        });
+            }
+            Err(error) => {
+                error!(%error, "parked clients cannot be watched");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }

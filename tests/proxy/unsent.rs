@@ -137,7 +137,7 @@ fn run(
             }
             Rc::clone(&proxy).exchange(Rc::clone(&exchanged), request)
         };
-        client::serve(stream, conn, exchange, |_| {}).await;
+        client::serve(stream, conn, exchange).await;
         ringing.abort();
     });
     let response = asking.join().unwrap();
