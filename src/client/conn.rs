@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use super::intake::{Fault, Framing, Intake};
 use super::policy::Policy;
 use super::settings::Settings;
 use super::waits::{Clock, Wait, Waits};
+use super::words::{BodyFault, Held, Phase};
 use crate::alarm::Alarms;
 use crate::net::{ClientAddr, Socket};
 
@@ -52,8 +53,8 @@ pub struct Conn {
     head_clock: Clock,
     /// And the body.
     body_clock: Clock,
-    /// Something came that belongs to the next request, or may have: it was not read on.
-    held_back: Cell<bool>,
+    /// What was not read on, since it belongs to the next request.
+    held_back: Cell<Held>,
     /// When the response's last byte was handed over to be written.
     response_over: Cell<Option<Instant>>,
     /// Whether the client had to be waited for while the response was written.
@@ -86,28 +87,6 @@ pub struct Parked {
     exchanges: u32,
 }
 
-/// What became of a request body that did not reach its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BodyFault {
-    /// It is longer than `limit_request_body`.
-    #[error("the request body is longer than {0} bytes")]
-    TooLong(u64),
-    /// It is not framed as it says, or broke off.
-    #[error("the request body could not be read")]
-    Unreadable,
-}
-
-/// Where a client connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Nothing of a request has come yet.
-    Idle,
-    /// A request's head has begun and is not complete.
-    Head,
-    /// A request is being answered, until the answer's last byte is written.
-    Exchange,
-}
-
 impl Conn {
     /// A connection that has just been accepted.
     pub fn new(
@@ -134,7 +113,7 @@ impl Conn {
             idle_since: Cell::new(None),
             head_clock: Clock::default(),
             body_clock: Clock::default(),
-            held_back: Cell::new(false),
+            held_back: Cell::default(),
             response_over: Cell::new(None),
             write_blocked: Cell::new(false),
             withheld: Cell::new(None),
@@ -228,11 +207,14 @@ impl Conn {
         self.policy.settings(self.host.get())
     }
 
+    /// Whether it matters which host a request names.
+    pub fn has_hosts(&self) -> bool {
+        self.policy.has_hosts()
+    }
+
     /// A request names its host: it is served as that asks for.
     pub fn is_for(&self, host: Option<&str>) {
-        if self.policy.has_hosts() {
-            self.host.set(self.policy.host(host));
-        }
+        self.host.set(self.policy.host(host));
     }
 
     /// The number of the current exchange; the first is 1.
@@ -422,18 +404,28 @@ impl Conn {
     }
 
     /// Whether more may be read now: not what belongs to the next request before the response is
-    /// written.
-    pub(super) fn may_read(&self) -> bool {
+    /// written. `has_ahead` if some of that has come already.
+    pub(super) fn may_read(&self, has_ahead: bool) -> bool {
         let may = self.phase.get() != Phase::Exchange || !self.intake.borrow().is_over();
-        if !may {
-            self.held_back.set(true);
-        }
+        self.held_back.set(match (may, has_ahead) {
+            (true, _) => Held::Nothing,
+            (false, true) => Held::Bytes,
+            (false, false) => Held::Look,
+        });
         may
     }
 
-    /// Whether something was not read that may be read now.
-    pub(super) fn takes_up_what_was_held_back(&self) -> bool {
-        self.phase.get() == Phase::Idle && self.held_back.take()
+    /// Whether there is something to be read now that was not before. If nobody knows, the task is
+    /// woken when there is: it does not need to ask the HTTP library to look.
+    pub(super) fn can_read_on(&self, cx: &mut Context<'_>) -> bool {
+        if self.phase.get() != Phase::Idle {
+            return false;
+        }
+        match self.held_back.take() {
+            Held::Nothing => false,
+            Held::Bytes => true,
+            Held::Look => self.socket.poll_peer_speaks(cx).is_ready(),
+        }
     }
 
     /// A head is about to be read: the next request's, unless the last one's body is not over.

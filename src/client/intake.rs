@@ -10,7 +10,7 @@
 //! `protocol.c`; RFC 9112 §2.2, §3, §5, §6 and §7.1.
 
 use super::Limits;
-use crate::net::find;
+use crate::net::{find, find_all};
 
 /// Blank lines before a request line that are passed over. Source: Apache httpd 2.4,
 /// `DEFAULT_LIMIT_BLANK_LINES`.
@@ -110,6 +110,10 @@ impl Intake {
         while taken < bytes.len() {
             let rest = &bytes[taken..];
             taken += match &mut self.stage {
+                Stage::Fields if self.line == 0 => match self.whole_fields(rest, limits)? {
+                    0 => self.line(rest, limits)?,
+                    here => here,
+                },
                 Stage::Blank | Stage::RequestLine | Stage::Fields => self.line(rest, limits)?,
                 Stage::Body(left) => {
                     let here =
@@ -132,6 +136,40 @@ impl Intake {
                 Stage::Head | Stage::Over => break,
             };
         }
+        Ok(taken)
+    }
+
+    /// Takes in header lines that are there as a whole, and nothing is wrong with: most are.
+    fn whole_fields(&mut self, bytes: &[u8], limits: &Limits) -> Result<usize, Fault> {
+        let most = limits.fields.unwrap_or(usize::MAX);
+        let longest = limits.field_size + 1;
+        let mut taken = 0;
+        let mut fault = None;
+        find_all(b'\n', bytes, |end| {
+            let Some((b'\r', line)) = bytes[taken..end].split_last() else {
+                return false;
+            };
+            let Some(first) = line.first() else {
+                self.stage = Stage::Head;
+                taken = end + 1;
+                return false;
+            };
+            if line.len() > longest || self.fields >= most {
+                return false;
+            }
+            if matches!(first | 0x20, b'c' | b't') {
+                fault = self.field(line).err();
+            } else {
+                self.fields += 1;
+            }
+            taken = end + 1;
+            fault.is_none()
+        });
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        self.head += taken;
+        self.whole = self.head;
         Ok(taken)
     }
 

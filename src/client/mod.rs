@@ -12,10 +12,12 @@ mod serve;
 mod settings;
 mod stream;
 mod waits;
+mod words;
 
-pub use conn::{BodyFault, Conn, LAST_CHANCE, Parked, Phase};
+pub use conn::{Conn, LAST_CHANCE, Parked};
 pub use intake::Framing;
 pub use policy::{HostSettings, Policy};
 pub use serve::{Served, let_go, serve};
 pub use settings::{Limits, Overrides, ReadTimeout, Settings, Stage};
 pub use waits::Wait;
+pub use words::{BodyFault, Phase};

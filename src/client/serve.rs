@@ -19,9 +19,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::answer;
-use super::conn::Phase;
 use super::stream::Watched;
-use super::{Conn, Limits, Parked, Wait};
+use super::{Conn, Limits, Parked, Phase, Wait};
 use crate::net::{self, Peer, Stream};
 
 /// How long a client may take to close after our last response, while what it still sends is
@@ -172,7 +171,7 @@ where
             if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
                 return Poll::Ready(over(conn, result));
             }
-            if !conn.takes_up_what_was_held_back() {
+            if !conn.can_read_on(cx) {
                 break;
             }
         }

@@ -93,7 +93,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.conn.may_read() {
+        if !this.conn.may_read(!this.ahead.is_empty()) {
             return Poll::Pending;
         }
         if this.conn.expects_head() {

@@ -26,7 +26,7 @@ pub use dial::{Call, Dial, HandshakeFailed, Opened};
 pub use introduction::{Ends, ProxyProtocol};
 pub use listen::{BACKLOG, ListenError, Listening};
 pub use lot::Lot;
-pub use names::{WireNames, find};
+pub use names::{WireNames, find, find_all};
 pub use options::{
     LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions,
 };

@@ -263,6 +263,30 @@ pub fn find(byte: u8, text: &[u8]) -> Option<usize> {
     Some(words.len() * 8 + at)
 }
 
+/// Tells `see` where `byte` stands in `text`, each time, as long as it wants to know more: for many in a
+/// short text, of which [`find`] would look at the parts of a word again and again.
+pub fn find_all(byte: u8, text: &[u8], mut see: impl FnMut(usize) -> bool) {
+    let pattern = u64::from(byte) * LOW;
+    let (words, _) = text.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        let difference = u64::from_le_bytes(*word) ^ pattern;
+        let mut marks = difference.wrapping_sub(LOW) & !difference & HIGH;
+        while marks != 0 {
+            let at = number * 8 + marks.trailing_zeros() as usize / 8;
+            marks &= marks - 1;
+            // All but the lowest mark of a word may be those of other bytes.
+            if text[at] == byte && !see(at) {
+                return;
+            }
+        }
+    }
+    for (at, &this) in text.iter().enumerate().skip(words.len() * 8) {
+        if this == byte && !see(at) {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -364,6 +388,17 @@ mod tests {
         #[test]
         fn find_finds_the_first(text in "[a-c]{0,40}") {
             prop_assert_eq!(find(b'c', text.as_bytes()), text.find('c'));
+        }
+
+        #[test]
+        fn find_all_finds_all(text in "[\n\u{b}\ra]{0,40}") {
+            let mut found = Vec::new();
+            find_all(b'\n', text.as_bytes(), |at| {
+                found.push(at);
+                true
+            });
+            let all: Vec<_> = text.match_indices('\n').map(|(at, _)| at).collect();
+            prop_assert_eq!(found, all);
         }
 
         /// Whatever was noted, only the case of what goes out may change.

@@ -134,7 +134,9 @@ impl Proxy {
         request: Request<Incoming>,
     ) -> Result<Response<RelayBody>, Infallible> {
         let (parts, body) = request.into_parts();
-        client.is_for(RequestFacts::host(&parts));
+        if client.has_hosts() {
+            client.is_for(RequestFacts::host(&parts));
+        }
         // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
         // even beside our close: so it is answered in its own version.
         let version = parts.version;

@@ -1,0 +1,34 @@
+//! What is said of a client connection: where it stands, what became of a body, what was not read yet.
+
+/// What became of a request body that did not reach its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyFault {
+    /// It is longer than `limit_request_body`.
+    #[error("the request body is longer than {0} bytes")]
+    TooLong(u64),
+    /// It is not framed as it says, or broke off.
+    #[error("the request body could not be read")]
+    Unreadable,
+}
+
+/// Where a client connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing of a request has come yet.
+    Idle,
+    /// A request's head has begun and is not complete.
+    Head,
+    /// A request is being answered, until the answer's last byte is written.
+    Exchange,
+}
+
+/// What was not read on before its time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Held {
+    #[default]
+    Nothing,
+    /// Nobody looked whether there is something.
+    Look,
+    /// Something has come.
+    Bytes,
+}
