@@ -55,6 +55,7 @@
 //! `tests/docs.rs` holds the code to them.
 
 pub mod account;
+pub mod admin;
 pub mod alarm;
 pub mod backend;
 pub mod balance;

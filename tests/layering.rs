@@ -92,12 +92,16 @@ const SOCKETS: &[&str] = &[
 
 /// Where sockets may be touched.
 const HAS_SOCKETS: &[&str] = &[
-    "backend/", "census/", "client/", "compare/", "net/", "worker/",
+    "admin/", "backend/", "census/", "client/", "compare/", "net/", "worker/",
 ];
 
 /// Each module, and the modules it imports: exactly these.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("account", &["keepalive"]),
+    (
+        "admin",
+        &["account", "census", "keepalive", "net", "server"],
+    ),
     ("alarm", &[]),
     ("memory", &[]),
     (
@@ -109,6 +113,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "admin",
             "backend",
             "census",
             "client",

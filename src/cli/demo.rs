@@ -202,6 +202,7 @@ impl Arm {
             resolver: Vec::new(),
             client: client::Settings::default(),
             max_clients: None,
+            admin: None,
             listeners: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()],
             hosts: Vec::new(),
             routes: vec![RouteSettings {

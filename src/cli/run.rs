@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::check::print_report;
 use super::{DEFAULT_CONFIG, RunArgs, stop};
+use crate::admin::Admin;
 use crate::backend::{self, ServerSettings};
 use crate::client;
 use crate::config::{self, Loaded, Report, SHUTDOWN_TIMEOUT};
@@ -45,11 +46,32 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let admin = match admin(&server, &settings) {
+        Ok(admin) => admin,
+        Err(error) => {
+            eprintln!("error: the admin listener: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     stop::serve_until_told(
         server,
-        |server| announce(server, &settings),
+        |server| {
+            announce(server, &settings);
+            if let Some(admin) = &admin {
+                info!("admin on http://{}", admin.address());
+            }
+        },
         || read_again(args),
     )
+}
+
+/// Starts the admin listener, if there is to be one.
+fn admin(server: &Server, settings: &server::Settings) -> io::Result<Option<Admin>> {
+    let start = |address| {
+        Admin::start(address, server.control(), server.addresses())
+            .map_err(|error| io::Error::other(format!("{address}: {error}")))
+    };
+    settings.admin.map(start).transpose()
 }
 
 /// What SIGHUP asks for. `None`, with the reasons in the log, if there is nothing to go on with but
@@ -144,6 +166,7 @@ fn without_file(servers: &[String]) -> server::Settings {
         resolver: Vec::new(),
         client: client::Settings::default(),
         max_clients: None,
+        admin: None,
         listeners: vec![LISTEN.into()],
         hosts: Vec::new(),
         routes: vec![RouteSettings {

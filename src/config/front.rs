@@ -67,6 +67,35 @@ pub const CLIENT: Table = Table {
     ],
 };
 
+/// `[admin]`.
+pub const ADMIN: Table = Table {
+    header: "[admin]",
+    key: "admin",
+    about: "Where programs ask how the proxy is: `/metrics` for Prometheus, `/healthz`, `/readyz`. \
+            Without this table, nowhere.",
+    settings: &[
+        Setting {
+            name: "address",
+            alias: None,
+            takes: Takes::Listen,
+            default: Default::Is("\"127.0.0.1:9180\""),
+            meaning: "Address and port to listen on for that; nothing else is answered there. It takes \
+                      a restart to change it.",
+            apache: "`SetHandler server-status`",
+            nginx: "`stub_status`",
+        },
+        Setting {
+            name: "public",
+            alias: None,
+            takes: Takes::Switch,
+            default: Default::Is("false"),
+            meaning: "Whether the address may be one that others than this machine can reach.",
+            apache: "`Require`",
+            nginx: "`allow`, `deny`",
+        },
+    ],
+};
+
 /// `[[listeners]]`.
 pub const LISTENERS: Table = Table {
     header: "[[listeners]]",

@@ -18,6 +18,7 @@ use toml::de::DeTable;
 use crate::server;
 
 pub mod address;
+mod admin;
 mod client;
 mod closing;
 mod env;

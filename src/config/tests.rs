@@ -83,6 +83,7 @@ fn the_least_file_is_all_defaults() {
         resolver: Vec::new(),
         client: client::Settings::default(),
         max_clients: None,
+        admin: None,
         listeners: vec![address.into()],
         hosts: Vec::new(),
         routes: vec![RouteSettings {

@@ -142,6 +142,9 @@ impl Changes {
         if old.workers != new.workers {
             restart.push("workers");
         }
+        if old.admin != new.admin {
+            restart.push("admin");
+        }
         Changes {
             routes: old.routes != new.routes,
             listeners: old.listeners != new.listeners,
@@ -323,6 +326,7 @@ mod tests {
             resolver: Vec::new(),
             client: client::Settings::default(),
             max_clients: None,
+            admin: None,
             listeners: Vec::new(),
             hosts: Vec::new(),
             routes: Vec::new(),

@@ -37,6 +37,15 @@ impl UpstreamFigures {
         }
     }
 
+    /// Its backends, each with the figures of its pools and of its line.
+    pub fn each(&self) -> impl Iterator<Item = (BackendAddr, PoolFigures, LineFigures)> {
+        self.backends.iter().map(|(target, common)| {
+            let mut sum = PoolFigures::default();
+            add(common, &mut sum);
+            (target.backend.clone(), sum, common.figures())
+        })
+    }
+
     /// Its backends, each with the figures of its line.
     pub fn lines(&self) -> impl Iterator<Item = (BackendAddr, LineFigures)> {
         self.backends

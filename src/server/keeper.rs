@@ -309,9 +309,10 @@ impl Keeper {
             }
         }
         self.upstreams = upstreams;
-        let workers = self.settings.workers;
+        let (workers, admin) = (self.settings.workers, self.settings.admin);
         self.settings = Settings {
             workers,
+            admin,
             ..settings
         };
         self.give_orders(router);

@@ -46,6 +46,8 @@ pub struct Settings {
     ///
     /// Default: none. Source: Apache httpd 2.4, event MPM, `MaxRequestWorkers`; `HAProxy`, `maxconn`.
     pub max_clients: Option<NonZeroU32>,
+    /// Where its figures can be asked for; `None` is nowhere. It takes a restart to change it.
+    pub admin: Option<SocketAddr>,
     /// The addresses it listens on.
     pub listeners: Vec<ListenerSettings>,
     /// What is asked for otherwise for requests to these hosts.
@@ -181,10 +183,9 @@ impl Server {
             control,
             orders,
         };
-        let room = Arc::new(Room::new(workers));
         for number in 0..workers {
             let plan = Plan {
-                room: Arc::clone(&room),
+                room: Arc::clone(&server.control.room),
                 number,
                 orders: server.orders.clone(),
                 stop: server.control.stop.subscribe(),
@@ -269,6 +270,8 @@ fn keep(
         stop: watch::Sender::new(false),
         reloads,
         book: Arc::default(),
+        room: Arc::new(Room::new(workers)),
+        workers,
     };
     let start = keeper::Start {
         settings: settings.clone(),
@@ -295,9 +298,26 @@ pub struct Control {
     stop: watch::Sender<bool>,
     reloads: mpsc::UnboundedSender<Reload>,
     book: Arc<Book>,
+    room: Arc<Room>,
+    workers: usize,
 }
 
 impl Control {
+    /// Whether it has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// How many client connections are open, idle ones included.
+    pub fn clients(&self) -> u32 {
+        self.room.taken()
+    }
+
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
     /// Begins the end: see [`Server::stop`].
     pub fn stop(&self) {
         self.stop.send_replace(true);

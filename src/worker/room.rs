@@ -67,7 +67,7 @@ impl Room {
         limit > 0 && self.taken.load(Ordering::Relaxed) >= limit
     }
 
-    /// How many there are.
+    /// How many there are, for all workers.
     pub fn taken(&self) -> u32 {
         self.taken.load(Ordering::Relaxed)
     }

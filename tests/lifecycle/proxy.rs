@@ -51,6 +51,11 @@ impl Proxy {
         Client::connect(self.addr)
     }
 
+    /// The running server.
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().expect("it runs until it is dropped")
+    }
+
     /// The figures of its upstream.
     pub fn figures(&self) -> PoolFigures {
         let server = self.server.as_ref();
@@ -67,6 +72,7 @@ pub fn settings_to(backend: SocketAddr) -> Settings {
         resolver: Vec::new(),
         client: client::Settings::default(),
         max_clients: None,
+        admin: None,
         listeners: vec![local(0).into()],
         hosts: Vec::new(),
         routes: vec![RouteSettings {

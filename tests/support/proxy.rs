@@ -60,6 +60,7 @@ impl TestProxy {
                 resolver: Vec::new(),
                 client: client::Settings::default(),
                 max_clients: None,
+                admin: None,
                 listeners: vec![super::local(0).into()],
                 hosts: Vec::new(),
                 routes: vec![RouteSettings {

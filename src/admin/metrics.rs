@@ -1,0 +1,349 @@
+//! What is known of a running proxy → the page at `/metrics`.
+
+use std::time::Duration;
+
+use crate::account::{Close, LineFigures, PoolFigures, Refusal};
+use crate::census::{Source, TcpState};
+use crate::keepalive::CloseReason;
+
+use super::exposition::Kind::{Counter, Gauge};
+use super::exposition::Page;
+use super::sampler::Sample;
+
+/// Linux' `TCP_TIMEWAIT_LEN`, which cannot be set. Source: `include/net/tcp.h`.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+
+/// What is known at one moment.
+pub(super) struct Facts {
+    /// How many workers there are.
+    pub(super) workers: usize,
+    /// Client connections that are open.
+    pub(super) clients: u32,
+    /// The backends, one by one.
+    pub(super) backends: Vec<Backend>,
+    /// What the kernel had when it was last asked.
+    pub(super) sample: Option<Sample>,
+}
+
+/// One backend of one upstream.
+pub(super) struct Backend {
+    pub(super) upstream: String,
+    pub(super) address: String,
+    pub(super) figures: PoolFigures,
+    pub(super) line: LineFigures,
+}
+
+impl Backend {
+    fn labels(&self) -> [(&'static str, &str); 2] {
+        [("upstream", &self.upstream), ("backend", &self.address)]
+    }
+}
+
+/// Writes the page.
+pub(super) fn page(facts: &Facts) -> String {
+    let mut page = Page::default();
+    page.family("warmline_build_info", Gauge, "The program that runs.")
+        .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    page.family("warmline_workers", Gauge, "Worker threads.")
+        .sample(&[], facts.workers);
+    page.family(
+        "warmline_client_connections",
+        Gauge,
+        "Client connections that are open, idle ones and those that are being closed included.",
+    )
+    .sample(&[], facts.clients);
+    requests(&mut page, &facts.backends);
+    connections(&mut page, &facts.backends);
+    ends(&mut page, &facts.backends);
+    line(&mut page, &facts.backends);
+    if let Some(sample) = &facts.sample {
+        kernel(&mut page, sample);
+    }
+    page.text()
+}
+
+/// A counter of each backend.
+fn counter(
+    page: &mut Page,
+    backends: &[Backend],
+    name: &'static str,
+    help: &str,
+    value: impl Fn(&Backend) -> u64,
+) {
+    let mut family = page.family(name, Counter, help);
+    for backend in backends {
+        family.sample(&backend.labels(), value(backend));
+    }
+}
+
+fn requests(page: &mut Page, backends: &[Backend]) {
+    counter(
+        page,
+        backends,
+        "warmline_backend_requests_total",
+        "Requests sent to the backend, those sent again included.",
+        |backend| backend.figures.requests,
+    );
+    let mut family = page.family(
+        "warmline_backend_resends_total",
+        Counter,
+        "Requests sent again: nothing had been written, it may be done twice, or the backend had not processed it.",
+    );
+    for backend in backends {
+        let [upstream, address] = backend.labels();
+        for (proof, count) in ["unsent", "repeatable", "refused"]
+            .into_iter()
+            .zip(backend.figures.sent_again)
+        {
+            family.sample(&[upstream, address, ("proof", proof)], count);
+        }
+    }
+    counter(
+        page,
+        backends,
+        "warmline_backend_races_lost_total",
+        "Requests that met a connection the backend was closing, and could not be sent again.",
+        |backend| backend.figures.races_lost,
+    );
+}
+
+fn connections(page: &mut Page, backends: &[Backend]) {
+    let mut family = page.family(
+        "warmline_backend_connections",
+        Gauge,
+        "Connections to the backend that are being opened, carry a request, or are idle.",
+    );
+    for backend in backends {
+        let [upstream, address] = backend.labels();
+        let counts = &backend.figures.counts;
+        for (state, count) in [
+            ("opening", counts.opening),
+            ("leased", counts.leased),
+            ("idle", counts.idle),
+        ] {
+            family.sample(&[upstream, address, ("state", state)], count);
+        }
+    }
+    for (name, help, value) in [
+        (
+            "warmline_backend_connects_total",
+            "Connections opened to the backend.",
+            (|backend| backend.figures.counts.opened) as fn(&Backend) -> u64,
+        ),
+        (
+            "warmline_backend_connect_failures_total",
+            "Attempts to open one that came to nothing.",
+            |backend| backend.figures.counts.open_failed,
+        ),
+        (
+            "warmline_backend_reuses_total",
+            "Requests on a connection that had served before.",
+            |backend| backend.figures.counts.reused,
+        ),
+        (
+            "warmline_backend_borrowed_total",
+            "Idle connections that one worker took from another.",
+            |backend| backend.figures.counts.borrowed,
+        ),
+    ] {
+        counter(page, backends, name, help, value);
+    }
+    let mut family = page.family(
+        "warmline_backend_tls_handshakes_total",
+        Counter,
+        "TLS handshakes, in full or resumed.",
+    );
+    for backend in backends {
+        let [upstream, address] = backend.labels();
+        for (kind, count) in ["full", "resumed"]
+            .into_iter()
+            .zip(backend.figures.handshakes)
+        {
+            family.sample(&[upstream, address, ("kind", kind)], count);
+        }
+    }
+    let mut family = page.family(
+        "warmline_backend_port_seconds_saved_total",
+        Counter,
+        "How long ports were not in TIME_WAIT since connections were used again: 60 s for each reuse.",
+    );
+    for backend in backends {
+        let saved = backend.figures.port_time_saved(TIME_WAIT).as_secs();
+        family.sample(&backend.labels(), saved);
+    }
+}
+
+fn ends(page: &mut Page, backends: &[Backend]) {
+    let all = |backend: &Backend| {
+        let mut list = Vec::new();
+        for reason in CloseReason::ALL {
+            for close in Close::ALL {
+                let sum = backend.figures.ends[reason as usize][close as usize];
+                if sum.connections > 0 {
+                    list.push((reason.label(), close.label(), sum));
+                }
+            }
+        }
+        list
+    };
+    let mut family = page.family(
+        "warmline_backend_closes_total",
+        Counter,
+        "Connections to the backend that ended: why, who closed first and how. What has not happened is not listed.",
+    );
+    for backend in backends {
+        let [upstream, address] = backend.labels();
+        for (reason, close, sum) in all(backend) {
+            let labels = [upstream, address, ("reason", reason), ("close", close)];
+            family.sample(&labels, sum.connections);
+        }
+    }
+    let mut family = page.family(
+        "warmline_backend_closed_requests_total",
+        Counter,
+        "The requests those connections had carried.",
+    );
+    for backend in backends {
+        let [upstream, address] = backend.labels();
+        for (reason, close, sum) in all(backend) {
+            let labels = [upstream, address, ("reason", reason), ("close", close)];
+            family.sample(&labels, sum.exchanges);
+        }
+    }
+    let mut family = page.family(
+        "warmline_backend_closed_idle_seconds_total",
+        Counter,
+        "How long they had been idle; for peer_closed_idle, over the number of closes, the backend's idle timeout.",
+    );
+    for backend in backends {
+        let [upstream, address] = backend.labels();
+        for (reason, close, sum) in all(backend) {
+            let labels = [upstream, address, ("reason", reason), ("close", close)];
+            family.sample(&labels, sum.idle.as_secs_f64());
+        }
+    }
+}
+
+fn line(page: &mut Page, backends: &[Backend]) {
+    let mut family = page.family(
+        "warmline_backend_waiting",
+        Gauge,
+        "Requests that wait in line for a connection.",
+    );
+    for backend in backends {
+        family.sample(&backend.labels(), backend.line.waiting);
+    }
+    counter(
+        page,
+        backends,
+        "warmline_backend_waited_total",
+        "Requests that had to wait in line.",
+        |backend| backend.line.waited,
+    );
+    counter(
+        page,
+        backends,
+        "warmline_backend_lent_late_total",
+        "Requests that did not wait for another worker to lend a connection, as it took too long.",
+        |backend| backend.line.lent_late,
+    );
+    let mut family = page.family(
+        "warmline_backend_refusals_total",
+        Counter,
+        "Requests answered 503 since no connection was to be had.",
+    );
+    for backend in backends {
+        let [upstream, address] = backend.labels();
+        for (why, count) in Refusal::ALL.into_iter().zip(backend.line.refused) {
+            family.sample(&[upstream, address, ("reason", why.label())], count);
+        }
+    }
+    let mut family = page.family(
+        "warmline_backend_would_hit_total",
+        Counter,
+        "Connects that a max_idle so many times as large would have saved.",
+    );
+    for backend in backends {
+        let [upstream, address] = backend.labels();
+        for (times, count) in ["2", "4", "8"].into_iter().zip(backend.line.would_hit) {
+            family.sample(&[upstream, address, ("times", times)], count);
+        }
+    }
+    let mut family = page.family(
+        "warmline_backend_learned_idle_timeout_seconds",
+        Gauge,
+        "How long the backend was seen to keep idle connections, where that is known.",
+    );
+    for backend in backends {
+        if let Some(learned) = backend.line.learned_idle_timeout {
+            family.sample(&backend.labels(), learned.as_secs_f64());
+        }
+    }
+}
+
+fn kernel(page: &mut Page, sample: &Sample) {
+    let mut family = page.family(
+        "warmline_tcp_sockets",
+        Gauge,
+        "The kernel's sockets by address, side and state, whoever opened them: towards a backend (side proxy), \
+         the backend's own where it is on this machine (side backend), a listener's clients (side listener).",
+    );
+    for (address, sides) in sample.census.iter() {
+        let address_text = address.to_string();
+        let is_listener = sample.listeners.contains(&address);
+        let both = [
+            (if is_listener { None } else { Some("proxy") }, sides.ours),
+            (
+                Some(if is_listener { "listener" } else { "backend" }),
+                sides.theirs,
+            ),
+        ];
+        for (side, counts) in both {
+            let Some(side) = side else { continue };
+            for (state, count) in counts.iter() {
+                let labels = [
+                    ("address", address_text.as_str()),
+                    ("side", side),
+                    ("state", state.name()),
+                ];
+                family.sample(&labels, count);
+            }
+        }
+    }
+    if let Some(ports) = sample.ports {
+        page.family(
+            "warmline_local_ports",
+            Gauge,
+            "The ports of net.ipv4.ip_local_port_range.",
+        )
+        .sample(&[], ports);
+        let mut family = page.family(
+            "warmline_local_ports_left",
+            Gauge,
+            "Of these, those that no socket of this machine has towards the backend, from one source address.",
+        );
+        for (address, sides) in sample.census.iter() {
+            if !sample.listeners.contains(&address) {
+                let used = sides.ours.total() - sides.ours.get(TcpState::Listen);
+                let left = u64::from(ports).saturating_sub(used);
+                family.sample(&[("address", &address.to_string())], left);
+            }
+        }
+    }
+    let source = match sample.census.source() {
+        Source::SockDiag => "sock_diag",
+        Source::ProcNetTcp => "proc_net_tcp",
+    };
+    page.family(
+        "warmline_census_seconds",
+        Gauge,
+        "How long the kernel took to list its sockets when it was last asked, by where they were read.",
+    )
+    .sample(&[("source", source)], sample.took.as_secs_f64());
+    page.family(
+        "warmline_census_period_seconds",
+        Gauge,
+        "How often it is asked: less often when it takes long.",
+    )
+    .sample(&[], sample.period.as_secs_f64());
+}
