@@ -157,13 +157,13 @@ impl Conn {
     }
 
     /// A connection that was parked and is taken up again, since something has come on it.
+    ///
+    /// So it is not idle any more, though the runtime has yet to say so of its socket: the times of a
+    /// head that is coming count, and nobody is to have its place.
     pub fn taken_up(parked: Parked, socket: Rc<Socket>, alarms: &Alarms) -> Conn {
         let conn = Conn::new(parked.address, socket, parked.policy, alarms);
         conn.host.set(parked.host);
         conn.exchanges.set(parked.exchanges);
-        conn.idle_since.set(Some(parked.since));
-        conn.head_clock.reset();
-        conn.waits.set(Wait::NextRequest, parked.until);
         conn
     }
 
@@ -582,5 +582,20 @@ impl Conn {
 
     pub(super) fn needs_reset(&self) -> bool {
         self.until_close.get()
+    }
+}
+
+#[cfg(test)]
+impl Parked {
+    /// One that was idle for these times, for tests of who keeps it.
+    pub(crate) fn idle(since: Instant, until: Instant) -> Parked {
+        Parked {
+            address: ClientAddr(SocketAddr::from(([127, 0, 0, 1], 1))),
+            since,
+            until,
+            policy: Rc::default(),
+            host: None,
+            exchanges: 1,
+        }
     }
 }
