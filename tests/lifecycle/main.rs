@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used)] // the setting that allows it in tests does not see helpers
 #![allow(unreachable_pub)] // every file here is private to this program
 
+mod classic;
 mod demo;
 mod keep_alive;
 mod kernel;
