@@ -40,7 +40,7 @@ pub(super) fn to_fault(fault: Fault) -> (StatusCode, &'static str) {
         ),
         Fault::BareLineFeed => (
             StatusCode::BAD_REQUEST,
-            "A line of the request's head does not end with CR LF.",
+            "A line of the request does not end with CR LF.",
         ),
         Fault::TwoLengths => (
             StatusCode::BAD_REQUEST,

@@ -136,13 +136,13 @@ impl Conn {
     }
 
     /// A connection that was parked and is taken up again, since something has come on it.
+    ///
+    /// So it is not idle any more, though the runtime has yet to say so of its socket: the times of a
+    /// head that is coming count, and nobody is to have its place.
     pub fn taken_up(parked: Parked, socket: Rc<Socket>, alarms: &Alarms) -> Conn {
         let conn = Conn::new(parked.address, socket, parked.policy, alarms);
         conn.host.set(parked.host);
         conn.exchanges.set(parked.exchanges);
-        conn.idle_since.set(Some(parked.since));
-        conn.head_clock.reset();
-        conn.waits.set(Wait::NextRequest, parked.until);
         conn
     }
 
@@ -239,6 +239,7 @@ impl Conn {
         // Nothing of the exchange before counts in this one.
         self.waits.clear_all();
         self.expired.set(None);
+        self.response_over.set(None);
         self.head_clock.reset();
         self.body_clock.reset();
         self.write_blocked.set(false);
@@ -342,7 +343,7 @@ impl Conn {
 
     /// Whether it has been kept, and nothing of a further request has come.
     pub fn is_idle(&self) -> bool {
-        self.phase.get() == Phase::Idle && self.exchanges.get() > 0
+        self.phase.get() == Phase::Idle && self.exchanges.get() > 0 && self.body_read.get()
     }
 
     /// Since when it is so.
@@ -378,7 +379,9 @@ impl Conn {
 
     /// Whether the next request was waited for in vain.
     pub(super) fn is_idle_time_over(&self) -> bool {
-        self.phase.get() == Phase::Idle && self.waits.until(Wait::NextRequest).is_none()
+        self.phase.get() == Phase::Idle
+            && self.body_read.get()
+            && self.waits.until(Wait::NextRequest).is_none()
     }
 
     /// The connection is about to be dropped in the middle of whatever it does: a response whose end
@@ -449,7 +452,8 @@ impl Conn {
         let taken = match intake.take(bytes, limits) {
             Ok(taken) => taken,
             Err(fault) => {
-                self.fault.set(Some(fault));
+                // Of a body's the exchange knows what to say.
+                self.fault.set(Some(fault).filter(|_| is_head));
                 return None;
             }
         };
@@ -513,6 +517,12 @@ impl Conn {
             over
         };
         self.phase.set(Phase::Idle);
+        if !self.body_read.get() {
+            // An early answer: the rest of the request may still be on its way to the backend. Nothing else
+            // is waited for.
+            self.wait_for_body(0);
+            return;
+        }
         self.waits.clear(Wait::RequestBody);
         let mut idle = self.settings().keep_alive.timeout;
         if self.draining.get() {
@@ -551,11 +561,14 @@ impl Conn {
     /// Whether it may be parked: idle, and nothing of a request's body is to come any more.
     pub(super) fn may_park(&self) -> bool {
         let intake = self.intake.borrow();
-        self.phase.get() == Phase::Idle && (intake.is_over() || intake.is_new())
+        self.phase.get() == Phase::Idle
+            && self.body_read.get()
+            && (intake.is_over() || intake.is_new())
     }
 
-    pub(super) fn is_evicted(&self) -> bool {
-        self.evicted.get() && self.phase.get() == Phase::Idle
+    /// Whether its place is needed, and it is idle.
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.get() && self.is_idle()
     }
 
     /// A request has come all the same.
@@ -574,5 +587,20 @@ impl Conn {
 
     pub(super) fn needs_reset(&self) -> bool {
         self.until_close.get()
+    }
+}
+
+#[cfg(test)]
+impl Parked {
+    /// One that was idle for these times, for tests of who keeps it.
+    pub(crate) fn idle(since: Instant, until: Instant) -> Parked {
+        Parked {
+            address: ClientAddr(SocketAddr::from(([127, 0, 0, 1], 1))),
+            since,
+            until,
+            policy: Rc::default(),
+            host: None,
+            exchanges: 1,
+        }
     }
 }

@@ -73,7 +73,7 @@ pub(super) enum Fault {
     TooManyFields,
     /// More blank lines than are passed over.
     BlankLines,
-    /// A line does not end with CR LF.
+    /// A line of the head, or one between chunks, does not end with CR LF.
     BareLineFeed,
     /// There is more than one `Content-Length`: RFC 9110 §8.6 lets a recipient refuse that, and
     /// Apache httpd does, even where they are equal.
@@ -125,7 +125,7 @@ impl Intake {
                     here
                 }
                 Stage::Chunks(chunks) => {
-                    let (here, is_over) = chunks.take(rest);
+                    let (here, is_over) = chunks.take(rest)?;
                     if is_over {
                         self.stage = Stage::Over;
                     }
@@ -307,6 +307,8 @@ struct Chunks {
     part: Part,
     /// The size that is being read, or what is left of the chunk with its CR LF.
     size: u64,
+    /// The last byte of a line was a CR.
+    has_cr: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -323,45 +325,55 @@ enum Part {
 
 impl Chunks {
     /// How many of the bytes belong to the body, and whether that was its end.
-    fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
+    fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Fault> {
         let mut at = 0;
         while at < bytes.len() {
+            if self.part == Part::Data {
+                let left = bytes.len() - at;
+                let here = usize::try_from(self.size).map_or(left, |size| size.min(left));
+                self.size -= here as u64;
+                at += here;
+                if self.size == 0 {
+                    self.part = Part::Size;
+                }
+                continue;
+            }
             let byte = bytes[at];
+            at += 1;
+            if byte != b'\n' {
+                self.see(byte);
+                self.has_cr = byte == b'\r';
+                continue;
+            }
+            // Who takes a bare one for the end of a line, and who does not, would see different requests.
+            if !std::mem::take(&mut self.has_cr) {
+                return Err(Fault::BareLineFeed);
+            }
             match self.part {
-                Part::Size => {
-                    let Some(digit) = (byte as char).to_digit(16) else {
-                        self.part = Part::Extension;
-                        continue;
-                    };
+                Part::Size | Part::Extension if self.size == 0 => self.part = Part::Trailer,
+                Part::Size | Part::Extension | Part::Data => {
+                    self.part = Part::Data;
+                    self.size = self.size.saturating_add(2);
+                }
+                Part::Trailer => return Ok((at, true)),
+                Part::TrailerLine => self.part = Part::Trailer,
+            }
+        }
+        Ok((at, false))
+    }
+
+    /// A byte of a line, which does not end it.
+    fn see(&mut self, byte: u8) {
+        match self.part {
+            Part::Size => match (byte as char).to_digit(16) {
+                Some(digit) => {
                     self.size = self.size.saturating_mul(16).saturating_add(digit.into());
                 }
-                Part::Extension if byte == b'\n' => {
-                    if self.size == 0 {
-                        self.part = Part::Trailer;
-                    } else {
-                        self.part = Part::Data;
-                        self.size = self.size.saturating_add(2);
-                    }
-                }
-                Part::Data => {
-                    let left = bytes.len() - at;
-                    let here = usize::try_from(self.size).map_or(left, |size| size.min(left));
-                    self.size -= here as u64;
-                    at += here;
-                    if self.size == 0 {
-                        self.part = Part::Size;
-                    }
-                    continue;
-                }
-                Part::Trailer if byte == b'\n' => return (at + 1, true),
-                Part::Trailer if byte == b'\r' => {}
-                Part::Trailer => self.part = Part::TrailerLine,
-                Part::TrailerLine if byte == b'\n' => self.part = Part::Trailer,
-                Part::Extension | Part::TrailerLine => {}
-            }
-            at += 1;
+                None => self.part = Part::Extension,
+            },
+            Part::Trailer if byte != b'\r' || self.has_cr => self.part = Part::TrailerLine,
+            Part::Trailer | Part::TrailerLine | Part::Extension | Part::Data => {}
         }
-        (at, false)
     }
 }
 
@@ -493,6 +505,27 @@ mod tests {
             at += intake.take(&text[at..end], &limits()).unwrap();
         }
         at == body.len() && intake.is_over()
+    }
+
+    #[test]
+    fn a_line_between_chunks_that_ends_with_a_bare_line_feed_is_at_fault() {
+        for body in [
+            "3\nabc\r\n0\r\n\r\n",
+            "3;x\nabc",
+            "0\r\n\n",
+            "0\r\nX: y\n\r\n",
+        ] {
+            for cut in 0..body.len() {
+                let mut intake = Intake::default();
+                let head = b"POST / HTTP/1.1\r\n\r\n";
+                assert_eq!(intake.take(head, &limits()), Ok(head.len()));
+                intake.body(Framing::Chunked);
+                let (first, second) = body.as_bytes().split_at(cut);
+                let result = intake.take(first, &limits());
+                let result = result.and_then(|_| intake.take(second, &limits()));
+                assert_eq!(result, Err(Fault::BareLineFeed), "{body:?} cut at {cut}");
+            }
+        }
     }
 
     proptest! {

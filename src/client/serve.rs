@@ -164,6 +164,10 @@ where
             Some(wait @ (Wait::RequestHead | Wait::ClientWrite)) => {
                 return Poll::Ready(Ended::Expired(wait));
             }
+            // The response is written already, and what is left of the request does not get on.
+            Some(Wait::RequestBody | Wait::Backend) if conn.phase() == Phase::Idle => {
+                return Poll::Ready(Ended::Finished);
+            }
             // The exchange knows how to answer.
             Some(wait @ (Wait::RequestBody | Wait::Backend)) => conn.expire(wait),
         }
@@ -175,7 +179,7 @@ where
                 break;
             }
         }
-        if conn.is_idle_time_over() {
+        if conn.is_idle_time_over() && conn.socket().peer(true) != Peer::Spoke {
             return Poll::Ready(Ended::Expired(Wait::NextRequest));
         }
         if conn.is_evicted() {

@@ -124,7 +124,8 @@ pub struct Limits {
     /// Default: 8190. Source: Apache httpd 2.4, `LimitRequestLine` (`ap_rgetline_core`).
     pub request_line: usize,
 
-    /// Header lines; more are answered 431. `None` is unlimited, written as 0.
+    /// Header lines; more are answered 431. `None` is [`MOST_FIELDS`](Limits::MOST_FIELDS), written as
+    /// 0.
     ///
     /// Default: 100. Source: Apache httpd 2.4, `LimitRequestFields` (there 400).
     pub fields: Option<usize>,
@@ -143,8 +144,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// As many header lines as the HTTP library can be told to take.
-    pub const MOST_FIELDS: usize = 32_767;
+    /// The most header lines where there is no limit: the HTTP library makes room for all of them each
+    /// time, 64 bytes for each.
+    pub const MOST_FIELDS: usize = 4_096;
 }
 
 impl Default for Limits {

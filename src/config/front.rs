@@ -208,7 +208,7 @@ const LIMIT_REQUEST_FIELDS: Setting = Setting {
         least: 0,
         most: 32_767,
         unit: "lines",
-        zero: Some("unlimited"),
+        zero: Some("as many as 4096"),
     },
     default: Default::Is("100"),
     meaning: "The most header lines of a request; more are answered 431.",

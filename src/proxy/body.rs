@@ -366,6 +366,13 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        if self.lease.is_some() {
+            // The library needs no more of it, though its end has not come: all of a known length has
+            // passed, or there was to be none. What is handed over is all there is to write. (Over
+            // HTTP/2 an end may come by itself, behind the last byte.)
+            self.client.backend_moved();
+            self.client.response_over(Instant::now());
+        }
         if let Some(lease) = &mut self.lease
             && self.upload.as_ref().is_some_and(Upload::ends_early)
         {

@@ -176,6 +176,10 @@ impl RequestFacts {
             if facts.hop.see(name, value) {
                 match *name {
                     TE => facts.trailers |= has_token(value, b"trailers"),
+                    // RFC 9112 §6.1: chunked is not to be applied twice.
+                    TRANSFER_ENCODING if is_repeated => {
+                        return Err(Failure::BadRequest("The transfer coding is not known."));
+                    }
                     TRANSFER_ENCODING => check_coding(value)?,
                     _ => {}
                 }

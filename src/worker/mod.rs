@@ -87,7 +87,12 @@ pub fn run(plan: Plan) -> io::Result<()> {
     result
 }
 
-async fn work(mut plan: Plan) -> io::Result<()> {
+/// The same on the current runtime, which belongs to this worker alone and takes tasks that are not
+/// `Send`; its clock may be one that is moved by hand.
+///
+/// # Errors
+/// When its listeners, or its parked clients, cannot be watched.
+pub async fn work(mut plan: Plan) -> io::Result<()> {
     let alarms = Alarms::default();
     let ringing = spawn_local(alarms.clone().run());
     let orders = Arc::clone(&plan.orders.borrow_and_update());

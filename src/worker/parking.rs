@@ -113,11 +113,15 @@ impl Parking {
         self.ages.borrow().first().map(|(since, _)| *since)
     }
 
-    /// Closes the oldest, for the sake of another. Nothing is unread or unsent: it is a FIN. True if there
-    /// was one.
+    /// Closes the oldest, for the sake of another: one on which nothing has come, so that it is a FIN. True
+    /// if there was one.
     pub(super) fn evict(&self) -> bool {
-        let oldest = self.ages.borrow().first().copied();
-        oldest.is_some_and(|(_, number)| {
+        let is_silent = |number: &usize| self.lot.peer(*number) != Peer::Spoke;
+        let oldest = {
+            let ages = self.ages.borrow();
+            ages.iter().map(|(_, number)| *number).find(is_silent)
+        };
+        oldest.is_some_and(|number| {
             drop(self.take(number));
             true
         })
@@ -212,7 +216,177 @@ impl Parking {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::time::{advance, sleep_until};
+
     use super::*;
+    use crate::net::{Socket, Stream, Wire};
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    /// Runs this in a clock that is moved by hand.
+    fn in_moved_time<F: Future<Output = ()>>(body: impl FnOnce(Parking) -> F) {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async { body(Parking::new().unwrap()).await });
+    }
+
+    /// Parks one; the client's end of it.
+    fn parked(parking: &Parking, since: Instant, until: Instant) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let stream = tokio::net::TcpStream::from_std(accepted).unwrap();
+        let (stream, socket) = Stream::new(Wire::from(stream));
+        drop(stream);
+        let socket = Socket::depart(socket).unwrap();
+        parking.park(socket, Parked::idle(since, until)).unwrap();
+        client.set_read_timeout(Some(ms(20))).unwrap();
+        client
+    }
+
+    /// What those have come to that leave next.
+    async fn next(parking: &Parking) -> Vec<&'static str> {
+        let left = parking.next().await.unwrap();
+        let name = |left| match left {
+            Left::Spoke(..) => "spoke",
+            Left::Gone => "gone",
+            Left::Expired(_) => "expired",
+        };
+        left.into_iter().map(name).collect()
+    }
+
+    fn is_closed(mut client: &TcpStream) -> bool {
+        client.read(&mut [0]).is_ok_and(|count| count == 0)
+    }
+
+    #[test]
+    fn each_leaves_exactly_when_its_time_is_over_whatever_the_order_they_came_in() {
+        in_moved_time(|parking| async move {
+            let start = Instant::now();
+            let clients = [180_000, 5_000, 180_000, 2_500]
+                .map(|until| parked(&parking, start, start + ms(until)));
+            for (at, count, open) in [(2_500, 1, 3), (5_000, 1, 2), (180_000, 2, 0)] {
+                assert_eq!(next(&parking).await, vec!["expired"; count]);
+                // A timer is of milliseconds: it may be late by one.
+                let late = start.elapsed().checked_sub(ms(at)).expect("not before");
+                assert!(late <= ms(1), "{late:?} after {at} ms");
+                assert_eq!(
+                    clients.iter().filter(|client| !is_closed(client)).count(),
+                    open
+                );
+            }
+            assert_eq!(parking.oldest(), None);
+        });
+    }
+
+    #[test]
+    fn one_that_comes_later_and_may_stay_for_less_leaves_first() {
+        in_moved_time(|parking| async move {
+            let start = Instant::now();
+            let _long = parked(&parking, start, start + ms(60_000));
+            let later = async {
+                sleep_until(start + ms(100)).await;
+                parked(&parking, start, start + ms(200))
+            };
+            let (left, _short) = tokio::join!(next(&parking), later);
+            assert_eq!(left, ["expired"]);
+            assert!(start.elapsed() <= ms(201), "{:?}", start.elapsed());
+        });
+    }
+
+    #[test]
+    fn a_byte_that_comes_when_its_time_is_over_is_heard() {
+        in_moved_time(|parking| async move {
+            let start = Instant::now();
+            let mut client = parked(&parking, start, start + ms(1000));
+            client.write_all(b"G").unwrap();
+            advance(ms(1000)).await;
+            // Though the kernel was not asked yet.
+            let left = parking.expired(Instant::now());
+            assert!(matches!(left[..], [Left::Spoke(..)]));
+
+            let mut client = parked(&parking, start, start + ms(2000));
+            client.write_all(b"G").unwrap();
+            advance(ms(1000)).await;
+            assert_eq!(next(&parking).await, ["spoke"]);
+        });
+    }
+
+    #[test]
+    fn who_goes_is_let_go_of() {
+        in_moved_time(|parking| async move {
+            let start = Instant::now();
+            let (one, other) = (
+                parked(&parking, start, start + ms(60_000)),
+                parked(&parking, start, start + ms(60_000)),
+            );
+            drop(one);
+            assert_eq!(next(&parking).await, ["gone"]);
+            socket2::SockRef::from(&other)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+            drop(other);
+            assert_eq!(next(&parking).await, ["gone"]);
+            assert_eq!((parking.oldest(), start.elapsed()), (None, ms(0)));
+        });
+    }
+
+    #[test]
+    fn who_has_been_idle_for_the_longest_gives_way_first_but_not_one_that_has_spoken() {
+        in_moved_time(|parking| async move {
+            let start = Instant::now();
+            let until = start + ms(60_000);
+            let mut clients =
+                [30, 10, 20, 0].map(|since| parked(&parking, start + ms(since), until));
+            clients[3].write_all(b"G").unwrap();
+            assert_eq!(parking.oldest(), Some(start));
+            for (evicted, left) in [(1, vec![0, 2]), (2, vec![0]), (0, vec![])] {
+                assert!(parking.evict());
+                assert!(is_closed(&clients[evicted]), "{evicted}, with a FIN");
+                for one in left {
+                    assert!(!is_closed(&clients[one]), "{one}");
+                }
+            }
+            assert!(!parking.evict(), "there is none that is silent");
+            assert_eq!(next(&parking).await, ["spoke"]);
+        });
+    }
+
+    #[test]
+    fn at_the_end_all_have_a_moment_at_most() {
+        in_moved_time(|parking| async move {
+            let start = Instant::now();
+            let _soon = parked(&parking, start, start + ms(50));
+            let _later = parked(&parking, start, start + ms(60_000));
+            let mut speaks = parked(&parking, start, start + ms(60_000));
+            let draining = async {
+                sleep_until(start + ms(20)).await;
+                parking.drain();
+            };
+            let (left, ()) = tokio::join!(next(&parking), draining);
+            assert_eq!(left, ["expired"]);
+            assert!(start.elapsed() <= ms(51), "{:?}", start.elapsed());
+            speaks.write_all(b"G").unwrap();
+            assert_eq!(next(&parking).await, ["spoke"]);
+            assert_eq!(next(&parking).await, ["expired"]);
+            let took = start.elapsed();
+            assert!(
+                ms(20) + LAST_CHANCE <= took && took <= ms(21) + LAST_CHANCE,
+                "{took:?}"
+            );
+        });
+    }
 
     #[test]
     fn memory_is_given_back_when_a_crowd_has_come_to_rest_or_goes_on_for_long() {

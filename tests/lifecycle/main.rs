@@ -10,11 +10,15 @@
 #![allow(unreachable_pub)] // every file here is private to this program
 
 mod admin;
+mod classic;
+mod crowd;
 mod demo;
 mod keep_alive;
 mod kernel;
 mod kernel_clients;
 mod kernel_transports;
+mod moved_time;
+mod parking;
 mod program;
 mod proxy;
 mod reload;

@@ -41,10 +41,10 @@ impl Program {
     }
 
     /// The same, with so few file descriptors.
-    pub fn with_few_descriptors(backend: SocketAddr, server: &str, most: u32) -> Program {
+    pub fn with_few_descriptors(text: &str, most: u32) -> Program {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(FILE);
-        fs::write(&file, config("127.0.0.1:0", backend, server)).unwrap();
+        fs::write(&file, text).unwrap();
         let mut command = Command::new("sh");
         command
             .arg("-c")
@@ -104,6 +104,20 @@ impl Program {
 
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal).expect("it still runs");
+    }
+
+    /// Stops it where it stands, until it is sent SIGCONT.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        wait_until(PATIENCE, "the program to stand still", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            tasks.flatten().all(|task| {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                // "123 (name) T …"
+                let state = stat.rsplit(") ").next();
+                state.is_some_and(|rest| rest.starts_with('T'))
+            })
+        });
     }
 
     /// Its process number.

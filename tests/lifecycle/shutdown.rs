@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::program::Program;
+use crate::program::{Program, config};
 use crate::proxy::{GET, LATE, ask, ms, said};
 use crate::support::PATIENCE;
 use crate::support::client::{Client, Ended};
@@ -169,10 +169,7 @@ fn a_client_that_stays_after_its_last_response_does_not_hold_up_the_end() {
 fn clients_in_the_accept_queue_at_the_signal_are_answered() {
     let backend = Backend::answering(OK);
     let mut program = Program::start(backend.addr, PATIENT);
-    program.signal(Signal::STOP);
-    wait_until(PATIENCE, "the program to stand still", || {
-        stands_still(&program)
-    });
+    program.freeze();
     let mut clients: Vec<_> = (0..200).map(|_| program.client()).collect();
     for client in &mut clients {
         client.send(GET);
@@ -196,17 +193,6 @@ fn assert_all_answered(program: &mut Program, mut clients: Vec<Client>) {
     assert_eq!(program.exit_code(SOON), 0);
 }
 
-fn stands_still(program: &Program) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", program.pid())).unwrap();
-    tasks.flatten().all(|task| {
-        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        // "123 (name) T …"
-        stat.rsplit(") ")
-            .next()
-            .is_some_and(|rest| rest.starts_with('T'))
-    })
-}
-
 #[test]
 fn a_request_that_has_arrived_on_a_kept_connection_at_the_signal_is_answered() {
     let backend = Backend::answering(OK);
@@ -215,10 +201,7 @@ fn a_request_that_has_arrived_on_a_kept_connection_at_the_signal_is_answered() {
     for client in &mut clients {
         assert_eq!(ask(client, GET).ended, Ended::KeptOpen);
     }
-    program.signal(Signal::STOP);
-    wait_until(PATIENCE, "the program to stand still", || {
-        stands_still(&program)
-    });
+    program.freeze();
     for client in &mut clients {
         client.send(GET);
     }
@@ -286,7 +269,10 @@ fn a_client_that_sends_for_ever_after_its_refusal_does_not_hold_up_the_end() {
 #[test]
 fn without_a_descriptor_left_a_stop_ends_in_its_time() {
     let backend = Backend::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-    let mut program = Program::with_few_descriptors(backend.addr, "shutdown_timeout = 1", 40);
+    let mut program = Program::with_few_descriptors(
+        &config("127.0.0.1:0", backend.addr, "shutdown_timeout = 1"),
+        40,
+    );
     let clients: Vec<_> = (0..120)
         .map(|_| TcpStream::connect(program.addr).unwrap())
         .collect();

@@ -12,7 +12,7 @@ use warmline::net::ProxyProtocol;
 use warmline::server::Server;
 
 use crate::http2::{text, to};
-use crate::support::client::Client;
+use crate::support::client::{Client, Ended};
 use crate::support::http2::{Answer, Http2, frames};
 use crate::support::scripted::{Backend, Gate};
 use crate::support::{PATIENCE, local, wait_until};
@@ -72,6 +72,29 @@ fn clients_that_do_not_read_stop_nobody_else_on_their_connection() {
         assert_eq!((response.status, response.body.len()), (200, 2000));
     }
     assert_eq!(backend.connections(), 1);
+}
+
+/// The library that writes to the client needs no more than the length of a body, or to know that there
+/// is none, and does not wait for the stream's end.
+#[test]
+fn a_response_whose_end_comes_by_itself_leaves_its_client_ready_for_the_next() {
+    let backend = Http2::start(None, |taken| match taken.request.uri().path() {
+        "/empty" => Answer::EndsLate(204, ""),
+        "/unchanged" => Answer::EndsLate(304, ""),
+        _ => Answer::EndsLate(200, "ok"),
+    });
+    let proxy = to(backend.addr)
+        .client(|client| client.keep_alive.timeout = Duration::from_millis(300))
+        .start();
+    let mut client = Client::connect(proxy.addr());
+    for _ in 0..3 {
+        assert_eq!(client.get("/").text(), "ok");
+        assert_eq!(client.get("/empty").status, 204);
+        assert_eq!(client.get("/unchanged").status, 304);
+        client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response_to_head().status, 200);
+    }
+    assert_eq!(client.end_within(PATIENCE), Ended::Fin, "its time is over");
 }
 
 /// The backend answers without reading the body, and says no more about it.

@@ -53,6 +53,8 @@ pub struct Taken {
 pub enum Answer {
     /// `200` with this text, once the gate was opened if `held`.
     Text(String, bool),
+    /// The status, with this text and its length; the stream's end comes by itself, behind it.
+    EndsLate(u16, &'static str),
     /// `200` with the request's body.
     Echo,
     /// `RST_STREAM` with `REFUSED_STREAM`.
@@ -167,6 +169,9 @@ async fn serve(
             Answer::Echo => {
                 tokio::task::spawn_local(answer(taken, None, false, Arc::clone(&shared)));
             }
+            Answer::EndsLate(status, text) => {
+                tokio::task::spawn_local(ends_late(taken, status, text));
+            }
             Answer::Refuse => taken.respond.send_reset(Reason::REFUSED_STREAM),
             Answer::Vanish => return,
         }
@@ -196,6 +201,27 @@ fn answer(
             let text = text.map_or(read, String::into_bytes);
             let _ = stream.send_data(Bytes::from(text), true);
         }
+    }
+}
+
+async fn ends_late(mut taken: Taken, status: u16, text: &'static str) {
+    let length = text.len().to_string();
+    let response = Response::builder().status(status);
+    let response = if text.is_empty() {
+        response
+    } else {
+        response.header("content-length", length)
+    };
+    let response = response.body(()).unwrap();
+    if let Ok(mut stream) = taken.respond.send_response(response, false) {
+        if !text.is_empty() && taken.request.method() != "HEAD" {
+            let _ = stream.send_data(Bytes::from(text), false);
+        }
+        // What is said so far goes out by itself.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let _ = stream.send_data(Bytes::new(), true);
     }
 }
 
