@@ -118,10 +118,21 @@ impl Clients {
     pub(super) async fn give_way(&self) {
         loop {
             let count = self.room.asked(self.worker).await;
-            if self.room.is_full() {
-                self.evict(count);
+            for _ in 0..count {
+                // Who asks looks again after a while, and may have asked twice for one.
+                if self.room.is_full() {
+                    self.evict(1);
+                }
+            }
+            if self.room.is_full() && self.has_idle() && self.room.claim() {
+                self.evict(1);
             }
         }
+    }
+
+    fn has_idle(&self) -> bool {
+        let conns = self.conns.borrow();
+        self.parking.oldest().is_some() || conns.iter().any(|(_, conn)| conn.idle_since().is_some())
     }
 
     /// Ends the idle clients that have been so for the longest.

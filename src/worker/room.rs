@@ -7,7 +7,7 @@
 //! is; of those that have been idle for less than that only it knows itself.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -20,6 +20,8 @@ pub struct Room {
     limit: AtomicU32,
     taken: AtomicU32,
     seats: Vec<Seat>,
+    /// One client is to go, whoever's: the first worker that has an idle one takes it upon itself.
+    wanted: AtomicBool,
     /// Told when somebody has left.
     left: Notify,
     start: Instant,
@@ -49,6 +51,7 @@ impl Room {
             limit: AtomicU32::new(0),
             taken: AtomicU32::new(0),
             seats: (0..workers).map(|_| seat()).collect(),
+            wanted: AtomicBool::new(false),
             left: Notify::new(),
             start: Instant::now(),
         }
@@ -114,16 +117,22 @@ impl Room {
         seat.asked.notify_one();
     }
 
-    /// Asks all workers but this one.
+    /// Asks all workers but this one for one client: see [`claim`](Self::claim).
     pub(super) fn ask_others(&self, worker: usize) {
-        for other in 0..self.seats.len() {
+        self.wanted.store(true, Ordering::Relaxed);
+        for (other, seat) in self.seats.iter().enumerate() {
             if other != worker {
-                self.ask(other);
+                seat.asked.notify_one();
             }
         }
     }
 
-    /// Waits until a worker is asked: how many are to go.
+    /// Whether one was asked for whoever's it is, and nobody else has taken that upon himself.
+    pub(super) fn claim(&self) -> bool {
+        self.wanted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Waits until a worker is asked: how many of its own are to go.
     pub(super) async fn asked(&self, worker: usize) -> u32 {
         let seat = &self.seats[worker];
         seat.asked.notified().await;

@@ -7,6 +7,7 @@
 //! certainly not later than what the proxy counts from.
 
 #![allow(clippy::unwrap_used)] // the setting that allows it in tests does not see helpers
+#![allow(clippy::unchecked_time_subtraction)] // of constants, the smaller from the larger
 #![allow(unreachable_pub)] // every file here is private to this program
 
 mod admin;
