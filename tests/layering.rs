@@ -27,6 +27,7 @@ const PURE: &[&str] = &[
     "census/state.rs",
     "compare/picture.rs",
     "config/",
+    "headroom.rs",
     "keepalive.rs",
     "lookup/answer.rs",
     "lookup/origin.rs",
@@ -45,6 +46,7 @@ const PURE: &[&str] = &[
     "proxy/failure.rs",
     "proxy/headers.rs",
     "proxy/retry.rs",
+    "quantity.rs",
     "route.rs",
     "server/change.rs",
 ];
@@ -120,7 +122,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["alarm", "keepalive", "net", "route"]),
-    ("compare", &["census"]),
+    ("compare", &["census", "quantity"]),
     (
         "config",
         &[
@@ -134,6 +136,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "server",
         ],
     ),
+    ("headroom", &["census", "quantity"]),
     ("keepalive", &[]),
     ("lib", &[]),
     ("lookup", &[]),
@@ -153,6 +156,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "route",
         ],
     ),
+    ("quantity", &[]),
     ("route", &[]),
     (
         "server",
