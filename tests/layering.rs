@@ -25,6 +25,7 @@ const PURE: &[&str] = &[
     "balance.rs",
     "census/diag.rs",
     "census/state.rs",
+    "census/survey.rs",
     "compare/picture.rs",
     "config/",
     "headroom.rs",
