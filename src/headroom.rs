@@ -232,8 +232,11 @@ impl Given<'_> {
             format!("the {left} left of {}", grouped(self.ports))
         };
         if self.rate <= 0.0 {
-            let ports = ports.strip_prefix("the ").unwrap_or(&ports);
-            return format!("nothing uses up the ports to {towards}: {ports} are free");
+            return format!(
+                "nothing uses up the ports to {towards}: {} of {} are free",
+                grouped(headroom.left),
+                counted(self.ports, "port")
+            );
         }
         let start = format!("at {} connects/s to {towards} {ports}", rate(self.rate));
         let slow = match headroom.slow_after {
@@ -507,7 +510,7 @@ mod tests {
             ),
             (
                 Given { rate: 0.0, ..given },
-                "nothing uses up the ports to 10.0.0.5:80: 28,232 ports are free",
+                "nothing uses up the ports to 10.0.0.5:80: 28,232 of 28,232 ports are free",
             ),
         ] {
             assert_eq!(given.sentence("10.0.0.5:80"), sentence);
