@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, and who answers.
 //!
-//! Exit codes: 0 when all is well, 1 for a configuration with faults or a failed start, 2 for a
-//! command line that cannot be understood.
+//! Exit codes: 0 when all is well, 1 for a configuration with faults, a failed start or a kernel that
+//! cannot be asked for its sockets, 2 for a command line that cannot be understood.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
