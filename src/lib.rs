@@ -41,7 +41,8 @@
 //! - Around it: [`server`] starts, changes and stops the workers, [`lookup`] finds the backends'
 //!   addresses, [`alarm`] keeps deadlines, [`account`] counts what we did, [`census`] what the
 //!   kernel has.
-//! - In front: [`cli`], [`config`]; [`compare`] is what the demo is made of.
+//! - In front: [`cli`], [`config`]; [`compare`] is what the demo is made of, [`headroom`] says how
+//!   far the ports reach, [`quantity`] has numbers in words.
 //!
 //! # Rules of the layers
 //!
@@ -64,12 +65,14 @@ pub mod cli;
 pub mod client;
 pub mod compare;
 pub mod config;
+pub mod headroom;
 pub mod keepalive;
 pub mod lookup;
 pub mod memory;
 pub mod net;
 pub mod pool;
 pub mod proxy;
+pub mod quantity;
 pub mod route;
 pub mod server;
 pub mod worker;

@@ -2,8 +2,8 @@
 //! line for the head of every report.
 
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 
 /// The settings a figure about TIME_WAIT cannot be read without.
 ///
@@ -40,6 +40,22 @@ pub enum TwReuse {
     /// A value this program has not heard of.
     Other(u8),
 }
+
+/// Everything that decides how many connections there can be to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The three without which no figure can be read.
+    pub sysctls: Sysctls,
+    /// `net.ipv4.ip_local_reserved_ports`.
+    pub reserved: ReservedPorts,
+    /// `net.ipv4.tcp_timestamps`: whether it is on, without which `tcp_tw_reuse` does nothing.
+    pub timestamps: bool,
+}
+
+/// `net.ipv4.ip_local_reserved_ports`: ports that no connection gets by itself, though they are in
+/// the range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReservedPorts(Vec<PortRange>);
 
 /// What was wrong with the text of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +111,79 @@ impl Sysctls {
     }
 }
 
+impl Limits {
+    /// Reads them for the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// As [`Sysctls::read`].
+    pub fn read() -> io::Result<Limits> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let timestamps = fs::read_to_string("/proc/sys/net/ipv4/tcp_timestamps")?;
+        let timestamps: u8 = number(&timestamps, "tcp_timestamps").map_err(invalid)?;
+        Ok(Limits {
+            sysctls: Sysctls::read()?,
+            reserved: ReservedPorts::parse(&read_at_once(
+                "/proc/sys/net/ipv4/ip_local_reserved_ports",
+            )?)
+            .map_err(invalid)?,
+            // 2: on, without an offset drawn at random for each connection.
+            timestamps: timestamps != 0,
+        })
+    }
+
+    /// Whether an outgoing connection may get `port` by itself.
+    pub fn gives(&self, port: u16) -> bool {
+        self.sysctls.port_range.contains(port) && !self.reserved.contains(port)
+    }
+
+    /// How many ports an outgoing connection may get.
+    pub fn ports(&self) -> u32 {
+        let PortRange { low, high } = self.sysctls.port_range;
+        let given = (low..=high).filter(|port| !self.reserved.contains(*port));
+        u32::try_from(given.count()).expect("there are 65,536 ports at most")
+    }
+}
+
+/// Reads a file whole in one read: of the list of reserved ports the kernel gives only what fits
+/// into the first one, and `fs::read_to_string` begins with 32 bytes.
+fn read_at_once(path: &str) -> io::Result<String> {
+    /// 32,768 ports that are no neighbours, with 5 digits and a comma each.
+    const LONGEST: usize = 32_768 * 6;
+    let mut text = vec![0; LONGEST];
+    let length = File::open(path)?.read(&mut text)?;
+    text.truncate(length);
+    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+impl ReservedPorts {
+    /// Reads `8080,9148-9150`; nothing is no port.
+    ///
+    /// # Errors
+    /// [`SysctlError`] when it is anything else.
+    pub fn parse(text: &str) -> Result<ReservedPorts, SysctlError> {
+        let parts = text.trim_ascii().split(',').filter(|part| !part.is_empty());
+        let ranges = parts.map(|part| {
+            let (low, high) = part.split_once('-').unwrap_or((part, part));
+            Ok(PortRange {
+                low: number(low, "ip_local_reserved_ports")?,
+                high: number(high, "ip_local_reserved_ports")?,
+            })
+        });
+        Ok(ReservedPorts(ranges.collect::<Result<_, _>>()?))
+    }
+
+    /// Whether `port` is reserved.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(port))
+    }
+}
+
 impl PortRange {
+    /// Whether `port` is in it.
+    pub fn contains(self, port: u16) -> bool {
+        (self.low..=self.high).contains(&port)
+    }
+
     /// Reads `32768\t60999`.
     ///
     /// # Errors
@@ -192,7 +280,31 @@ mod tests {
     }
 
     #[test]
+    fn reserved_ports_are_not_given() {
+        let limits = |range, reserved| Limits {
+            sysctls: Sysctls::parse(range, "2", "1").unwrap(),
+            reserved: ReservedPorts::parse(reserved).unwrap(),
+            timestamps: true,
+        };
+        for (range, reserved, ports) in [
+            ("32768 60999", "\n", 28_232),
+            ("32768 60999", "8080,9148-9150\n", 28_232), // not in the range
+            ("32768 60999", "8080,32760-32770,40000\n", 28_228),
+            ("40000 40009", "1-65535", 0),
+            ("1 65535", "", 65_535),
+        ] {
+            assert_eq!(limits(range, reserved).ports(), ports, "{reserved}");
+        }
+        let limits = limits("100 200", "150-160");
+        let given = [99, 100, 149, 150, 160, 161, 200, 201].map(|port| limits.gives(port));
+        assert_eq!(given, [false, true, true, false, false, true, true, false]);
+        let form = SysctlError::Form("ip_local_reserved_ports");
+        assert_eq!(ReservedPorts::parse("1-x"), Err(form));
+    }
+
+    #[test]
     fn this_machine_has_them() {
         assert!(Sysctls::read().unwrap().port_range.ports() > 0);
+        assert!(Limits::read().unwrap().ports() > 0);
     }
 }

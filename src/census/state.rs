@@ -80,6 +80,25 @@ impl TcpState {
     }
 }
 
+impl TcpState {
+    /// What it means, for who does not have RFC 9293 at hand; one line.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            TcpState::Established => "open",
+            TcpState::SynSent => "being opened: no answer yet",
+            TcpState::SynRecv => "being accepted: the last packet of the handshake is missing",
+            TcpState::FinWait1 => "closed by this side first; not acknowledged yet",
+            TcpState::FinWait2 => "closed by this side first; the other side has not closed yet",
+            TcpState::TimeWait => "closed by this side first; its port is held for 60 s",
+            TcpState::Close => "not connected",
+            TcpState::CloseWait => "closed by the other side; the program here has not closed yet",
+            TcpState::LastAck => "closed by the other side, then here; not acknowledged yet",
+            TcpState::Listen => "waits for connections",
+            TcpState::Closing => "closed by both sides at once; not acknowledged yet",
+        }
+    }
+}
+
 impl fmt::Display for TcpState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, and who answers.
 //!
-//! Exit codes: 0 when all is well, 1 for a configuration with faults or a failed start, 2 for a
-//! command line that cannot be understood.
+//! Exit codes: 0 when all is well, 1 for a configuration with faults, a failed start or a kernel that
+//! cannot be asked for its sockets, 2 for a command line that cannot be understood.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -17,8 +17,12 @@ use crate::config::{address, units};
 
 mod check;
 mod demo;
+mod json;
+mod plan;
 pub mod run;
+mod states;
 mod stop;
+mod tables;
 
 /// The file that is read when none is named.
 pub const DEFAULT_CONFIG: &str = "config/warmline.toml";
@@ -59,6 +63,10 @@ pub enum Command {
     Check(CheckArgs),
     /// Show pooled and short connections side by side, with backends and load of its own
     Demo(DemoArgs),
+    /// Show the kernel's TCP sockets by state, and the ports left towards backends
+    States(StatesArgs),
+    /// Work out what a rate of requests takes in ports and `TIME_WAIT`s, with and without a pool
+    Plan(PlanArgs),
 }
 
 /// The arguments of `run`.
@@ -141,6 +149,67 @@ pub struct DemoArgs {
     pub seconds: Option<NonZeroU64>,
 }
 
+/// The arguments of `states`.
+///
+/// Needs no privileges and no proxy; what it sees is its own network namespace.
+#[derive(Clone, Debug, Args)]
+pub struct StatesArgs {
+    /// Show the sockets of this address, and the ports left towards it; may be repeated. Without
+    /// it: all sockets
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = backend)]
+    pub backend: Vec<SocketAddr>,
+
+    /// Show them again every so many seconds until interrupted [default: 1]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = pause)]
+    pub watch: Option<Duration>,
+
+    /// Print JSON, an object a line; docs/measure.md has its keys
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `plan`.
+///
+/// Nothing is opened, and no proxy need run.
+#[derive(Clone, Debug, Args)]
+pub struct PlanArgs {
+    /// Requests a second, to all backends together
+    #[arg(long, value_name = "N")]
+    pub rate: NonZeroU32,
+
+    /// How many backend addresses share them evenly
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub backends: NonZeroU32,
+
+    /// How many source addresses connections come from
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub sources: NonZeroU32,
+
+    /// How long a response takes
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = some_time)]
+    pub response_time: Duration,
+
+    /// Plan for a TIME_WAIT this long, beside this machine's [Linux: 60s, 61s with its timers]
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
+    pub twait: Option<Duration>,
+
+    /// Plan for so many ports, beside those of this machine
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub ports: Option<u16>,
+
+    /// The pool's request limit; 0 is unlimited [default: 1000, as in the settings]
+    #[arg(long, value_name = "N")]
+    pub max_keep_alive_requests: Option<u32>,
+
+    /// The pool's age limit; 0 is unlimited [default: 1h, as in the settings]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub max_age: Option<Duration>,
+
+    /// Print JSON; docs/measure.md has its keys
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -148,6 +217,8 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Demo(args)) => demo::demo(&args),
+        Some(Command::States(args)) => states::states(&args),
+        Some(Command::Plan(args)) => plan::plan(&args),
         // Without a command there is at least one argument, and each of them needs `-t`.
         None => check::check(&CheckArgs {
             config: cli.check.config.unwrap_or_else(|| DEFAULT_CONFIG.into()),
@@ -171,6 +242,37 @@ fn workers(text: &str) -> Result<usize, String> {
 fn levels() -> impl TypedValueParser<Value = LevelFilter> {
     PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
         .map(|word| word.parse::<LevelFilter>().expect("each word is a level"))
+}
+
+/// The address of a socket: the kernel knows no names.
+fn backend(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        "an IP address and a port are needed, such as 10.0.0.5:80 or [2001:db8::5]:80".to_owned()
+    })?;
+    if address.port() == 0 {
+        return Err("port 0 is no port that a backend can have".to_owned());
+    }
+    Ok(address)
+}
+
+/// Between two looks; shorter would measure little but itself.
+fn pause(text: &str) -> Result<Duration, String> {
+    let pause = units::duration(text).map_err(|wrong| wrong.to_string())?;
+    if pause < Duration::from_millis(100) {
+        return Err("less than 100ms".to_owned());
+    }
+    Ok(pause)
+}
+
+/// A time that is not zero.
+fn some_time(text: &str) -> Result<Duration, units::Wrong> {
+    units::duration(text).and_then(|time| {
+        if time.is_zero() {
+            Err(units::Wrong::Zero)
+        } else {
+            Ok(time)
+        }
+    })
 }
 
 /// A backend that is spoken to without TLS.
@@ -224,6 +326,26 @@ mod tests {
     }
 
     #[test]
+    fn states_looks_once_or_every_so_often() {
+        for (line, watch) in [
+            ("warmline states", None),
+            ("warmline states --watch", Some(1000)),
+            ("warmline states --watch 5", Some(5000)),
+            ("warmline states --watch --backend [::1]:80", Some(1000)),
+            (
+                "warmline states --backend 10.0.0.5:80 --watch 0.5",
+                Some(500),
+            ),
+        ] {
+            let Some(Command::States(args)) = parse(line).unwrap().command else {
+                panic!("`states` is what was asked for");
+            };
+            assert_eq!(args.watch, watch.map(Duration::from_millis), "{line}");
+            assert_eq!(args.backend.len(), usize::from(line.contains("--backend")));
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "warmline -q",
@@ -241,6 +363,19 @@ mod tests {
             "warmline run --log loud",
             "warmline demo --port 65535",
             "warmline demo --rate 0",
+            "warmline plan",
+            "warmline plan --rate 0",
+            "warmline plan --rate 10 --backends 0",
+            "warmline plan --rate 10 --sources 0",
+            "warmline plan --rate 10 --ports 0",
+            "warmline plan --rate 10 --ports 65536",
+            "warmline plan --rate 10 --twait 0",
+            "warmline plan --rate 10 --response-time 0s",
+            "warmline states --backend localhost:80",
+            "warmline states --backend 10.0.0.5",
+            "warmline states --backend 10.0.0.5:0",
+            "warmline states --watch 0",
+            "warmline states --watch soon",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::census::Source;
 use crate::census::ports::{Sysctls, TwReuse};
+use crate::quantity::{counted, grouped};
 
 /// The widest a bar gets; wider says no more.
 const BAR_MAX: usize = 40;
@@ -211,8 +212,8 @@ fn port_limit(sysctls: Sysctls) -> Option<String> {
         "Where it is the proxy that closes first, each of these sockets holds one of its\n\
          {} ports for a minute: beyond {} requests a second to one backend address\n\
          on another machine, no port is left for a new connection.\n",
-        grouped(u64::from(ports)),
-        grouped(u64::from(ports / TIME_WAIT_SECONDS)),
+        grouped(ports),
+        grouped(ports / TIME_WAIT_SECONDS),
     ))
 }
 
@@ -232,25 +233,6 @@ fn per(part: u64, whole: u64) -> Option<f64> {
 fn percent(ratio: f64) -> String {
     // The small addition keeps 0.29 from becoming 28.9 %.
     format!("{:.1}%", (ratio * 1000.0 + 1e-9).floor() / 10.0)
-}
-
-/// `1,234 requests`, `1 request`.
-fn counted(count: u64, noun: &str) -> String {
-    let ending = if count == 1 { "" } else { "s" };
-    format!("{} {noun}{ending}", grouped(count))
-}
-
-/// `1234567` as `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -474,19 +456,5 @@ TIME_WAIT sockets of more than a minute ago are gone again.
         ] {
             assert_eq!(percent(ratio), text);
         }
-    }
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (1_234_567, "1,234,567"),
-        ] {
-            assert_eq!(grouped(number), text);
-        }
-        assert_eq!(counted(1, "request"), "1 request");
-        assert_eq!(counted(0, "request"), "0 requests");
     }
 }

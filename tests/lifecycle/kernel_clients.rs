@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use warmline::census::TcpState;
 use warmline::server::Settings;
 
-use crate::kernel::{assert_left, in_network_of_its_own, resets, sides};
+use crate::kernel::{assert_left, resets, sides};
 use crate::program::Program;
 use crate::proxy::{GET, LATE, NEVER, Proxy, ask, kept, ms, said};
 use crate::support::client::{Client, Ended};
+use crate::support::network::in_network_of_its_own;
 use crate::support::scripted::{Backend, Gate};
 use crate::support::{PATIENCE, wait_until};
 

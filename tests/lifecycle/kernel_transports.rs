@@ -6,9 +6,10 @@ use std::num::NonZeroU32;
 use warmline::backend::{self, Protocol, ShortMode};
 use warmline::net::{CloseMode, TlsSettings};
 
-use crate::kernel::{assert_left, counter, in_network_of_its_own, resets};
+use crate::kernel::{assert_left, counter, resets};
 use crate::proxy::{GET, NEVER, Proxy, ask, kept, ms};
 use crate::support::certs::Authority;
+use crate::support::network::in_network_of_its_own;
 use crate::support::nginx::Nginx;
 use crate::support::{PATIENCE, free_port, local, wait_until};
 

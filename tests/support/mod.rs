@@ -28,6 +28,7 @@ pub mod client;
 pub mod dns;
 pub mod http2;
 pub mod httpd;
+pub mod network;
 pub mod nginx;
 pub mod node;
 pub mod process;
