@@ -518,9 +518,11 @@ impl Conn {
         };
         self.phase.set(Phase::Idle);
         if !self.body_read.get() {
-            // An early answer: the rest of the request may still be on its way to the backend. Nothing else
-            // is waited for.
-            self.wait_for_body(0);
+            // An early answer: the rest of the request may still be on its way to the backend, and has its own
+            // time again once it gets on. That it does is not waited for any longer than for a next request.
+            let settings = self.settings();
+            let patience = settings.timeout.min(settings.keep_alive.timeout);
+            self.waits.set(Wait::RequestBody, now + patience);
             return;
         }
         self.waits.clear(Wait::RequestBody);
@@ -567,7 +569,7 @@ impl Conn {
     }
 
     /// Whether its place is needed, and it is idle.
-    pub fn is_evicted(&self) -> bool {
+    pub(super) fn is_evicted(&self) -> bool {
         self.evicted.get() && self.is_idle()
     }
 

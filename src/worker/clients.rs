@@ -152,7 +152,6 @@ impl Clients {
         let conns = self.conns.borrow();
         let idle = conns
             .iter()
-            .filter(|(_, conn)| !conn.is_evicted())
             .filter_map(|(_, conn)| conn.idle_since().map(|since| (since, conn)));
         let oldest = idle.min_by_key(|(since, _)| *since);
         oldest.is_some_and(|(_, conn)| {
