@@ -17,7 +17,7 @@ use crate::moved_time::{TICK, Visitor, Worker, in_moved_time, tasks};
 use crate::proxy::{GET, GET_KEPT, NEVER, Proxy, kept, ms, said, settings_to};
 use crate::support::client::{Client, Ended};
 use crate::support::scripted::Backend;
-use crate::support::{PATIENCE, wait_until};
+use crate::support::{PATIENCE, raise_open_files, wait_until};
 
 /// After so long an idle client is parked.
 const PARK_AFTER: Duration = Duration::from_secs(1);
@@ -269,6 +269,7 @@ fn bytes_that_come_around_the_moment_of_parking_are_not_lost_in_real_time() {
 #[test]
 fn a_thousand_parked_clients_are_all_served_when_they_come_at_once_each_with_its_own_answer() {
     const CLIENTS: usize = 1000;
+    raise_open_files();
     let backend = echo();
     let proxy = Proxy::start(backend.addr, |settings| {
         settings.client.keep_alive = kept(NEVER, 0);

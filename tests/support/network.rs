@@ -10,8 +10,21 @@ use super::process;
 const INSIDE: &str = "WARMLINE_TEST_OWN_NETWORK";
 
 /// Runs `body` in a network namespace of its own: there, or in the second run of the test called
-/// `name`, its module in front, that this starts.
+/// `name`, its module in front, that this starts. Where that is not allowed the test is skipped, aloud.
 pub fn in_network_of_its_own(name: &str, body: fn()) {
+    or_here(name, &format!("SKIPPED {name}"), |is_own| {
+        if is_own {
+            body();
+        }
+    });
+}
+
+/// The same, but where it is not allowed `body` is run here, and told so by `false`; what it then does
+/// without is `skipped`.
+///
+/// # Panics
+/// When the second run fails, with all that it said.
+pub fn or_here(name: &str, skipped: &str, body: impl FnOnce(bool)) {
     if env::var_os(INSIDE).is_some() {
         let setting = "/proc/sys/net/ipv4/tcp_tw_reuse";
         if fs::write(setting, "0").is_err() {
@@ -19,7 +32,7 @@ pub fn in_network_of_its_own(name: &str, body: fn()) {
             // these tests need far fewer ports than there are.
             eprintln!("{setting} stays as it is");
         }
-        body();
+        body(true);
         return;
     }
     process::find(&["ip"], "iproute2");
@@ -33,9 +46,10 @@ pub fn in_network_of_its_own(name: &str, body: fn()) {
         // Past the test harness, which keeps what passing tests print to itself.
         let _ = writeln!(
             io::stderr(),
-            "SKIPPED {name}: a network namespace of its own needs root: {}",
+            "{skipped}: a network namespace of its own needs root: {}",
             String::from_utf8_lossy(&possible.stderr).trim()
         );
+        body(false);
         return;
     }
     let output = unshare()
@@ -50,4 +64,5 @@ pub fn in_network_of_its_own(name: &str, body: fn()) {
         output.status.success() && said.contains("1 passed"),
         "in its own network:\n{said}"
     );
+    eprintln!("{said}");
 }
