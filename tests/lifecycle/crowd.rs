@@ -381,7 +381,8 @@ fn in_a_throng_nobody_gets_half_an_answer_and_there_are_never_more_than_may_be()
         }
         threads.into_iter().map(|it| it.join().unwrap()).sum()
     });
-    assert!(served > 500, "{served}");
+    // How many depends on what else the machine does.
+    assert!(served > 4 * THREADS, "{served}");
     assert!(most >= MOST, "they were never many: {most}");
 }
 
