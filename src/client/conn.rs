@@ -25,7 +25,7 @@ use crate::net::{ClientAddr, Socket};
 pub const LAST_CHANCE: Duration = Duration::from_millis(100);
 
 /// How long a connection is idle before it is parked. Longer than most pauses between two requests of
-/// a client that is at work: taking it up again costs some microseconds.
+/// a client that is at work: taking it up again costs a task, the library's state and system calls.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// One client connection, shared by its socket, its exchange and the bodies in flight.
