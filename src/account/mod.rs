@@ -1,9 +1,15 @@
 //! What happened, counted: written by one worker each, read from anywhere.
 
+mod exchange;
+mod histogram;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::keepalive::CloseReason;
+
+pub use exchange::{Arm, Asked, Connection, Exchange, Outcome, Upstream};
+pub use histogram::{Times, TimesTally};
 
 /// Who ended a connection, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
