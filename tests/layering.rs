@@ -174,7 +174,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "account", "backend", "client", "lookup", "net", "pool", "proxy", "route", "worker",
         ],
     ),
-    ("worker", &["alarm", "client", "memory", "net", "proxy"]),
+    (
+        "worker",
+        &["account", "alarm", "client", "memory", "net", "proxy"],
+    ),
 ];
 
 /// Pairs that import each other, and why that stands for now.
