@@ -7,11 +7,12 @@ use crate::account::{
     CLASSES, Close, ConnectFault, FrontFigures, LineFigures, Outcome, PoolFigures, Refusal, Span,
     Traffic,
 };
-use crate::census::{Source, TcpState};
+use crate::census::Source;
 use crate::keepalive::CloseReason;
 
 use super::exposition::Kind::{Counter, Gauge, Histogram};
 use super::exposition::{Format, Page};
+use super::lanes::LaneSample;
 use super::sampler::Sample;
 
 /// Linux' `TCP_TIMEWAIT_LEN`, which cannot be set. Source: `include/net/tcp.h`.
@@ -459,22 +460,11 @@ fn kernel(page: &mut Page, sample: &Sample) {
         page.family(
             "warmline_local_ports",
             Gauge,
-            "The ports of net.ipv4.ip_local_port_range.",
+            "The ports of net.ipv4.ip_local_port_range, less those that are reserved or listened on.",
         )
         .sample(&[], ports);
-        let mut family = page.family(
-            "warmline_local_ports_left",
-            Gauge,
-            "Of these, those that no socket of this machine has towards the backend, from one source address.",
-        );
-        for (address, sides) in sample.census.iter() {
-            if !sample.listeners.contains(&address) {
-                let used = sides.ours.total() - sides.ours.get(TcpState::Listen);
-                let left = u64::from(ports).saturating_sub(used);
-                family.sample(&[("address", &address.to_string())], left);
-            }
-        }
     }
+    lanes(page, &sample.lanes);
     let source = match sample.census.source() {
         Source::SockDiag => "sock_diag",
         Source::ProcNetTcp => "proc_net_tcp",
@@ -491,4 +481,46 @@ fn kernel(page: &mut Page, sample: &Sample) {
         "How often it is asked: less often when it takes long.",
     )
     .sample(&[], sample.period.as_secs_f64());
+}
+
+fn lanes(page: &mut Page, lanes: &[LaneSample]) {
+    let mut each = |name, help, value: &dyn Fn(&LaneSample) -> Option<f64>| {
+        let mut family = page.family(name, Gauge, help);
+        for lane in lanes {
+            if let Some(value) = value(lane) {
+                let (source, backend) = (lane.source.to_string(), lane.backend.to_string());
+                family.sample(&[("source", &source), ("backend", &backend)], value);
+            }
+        }
+    };
+    each(
+        "warmline_local_ports_left",
+        "Of the ports that connections may get, those that no socket of this machine has from the source address to the backend.",
+        &|lane| Some(lane.left.into()),
+    );
+    each(
+        "warmline_local_ports_taken_ratio",
+        "Those that are taken, as a part of these ports.",
+        &|lane| Some(lane.taken()),
+    );
+    each(
+        "warmline_local_ports_in_time_wait",
+        "Of these ports, those in TIME_WAIT.",
+        &|lane| Some(lane.time_wait.into()),
+    );
+    each(
+        "warmline_time_wait_births_per_second",
+        "Ports that go into TIME_WAIT in a second, from the source address to the backend, by the kernel's timers: over ten seconds, or over one where ports are recycled.",
+        &|lane| Some(lane.births.rate(lane.recycling.takes_place())),
+    );
+    each(
+        "warmline_local_ports_last_seconds",
+        "When no port is left at the present rate, and connect() fails. Absent where it does not come to that.",
+        &|lane| lane.fails_after.map(|after| after.as_secs_f64()),
+    );
+    each(
+        "warmline_local_ports_slow_seconds",
+        "When half of them are taken and connect() gets slow in programs that do not set IP_LOCAL_PORT_RANGE; Warmline does. Absent where it does not come to that.",
+        &|lane| lane.slow_after.map(|after| after.as_secs_f64()),
+    );
 }

@@ -4,6 +4,7 @@
 //! request.
 
 mod exposition;
+mod lanes;
 mod metrics;
 mod sampler;
 
@@ -30,10 +31,12 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::account::Close;
 use crate::net::BackendAddr;
 use crate::server::Control;
 
 use exposition::Format;
+use lanes::Backend;
 use metrics::Facts;
 use sampler::{Sampler, Watched};
 
@@ -155,21 +158,28 @@ async fn serve(listener: std::net::TcpListener, site: Rc<Site>) {
 
 /// The addresses whose sockets are counted.
 fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
-    let mut backends = Vec::new();
+    let mut backends: Vec<Backend> = Vec::new();
     for upstream in control.upstreams() {
-        for (target, _) in &upstream.backends {
-            if let BackendAddr::Ip(address) = target.backend {
-                backends.push(address);
+        for (backend, figures, _) in upstream.each() {
+            let BackendAddr::Ip(address) = backend else {
+                continue;
+            };
+            let more = Backend {
+                address,
+                source_ports: upstream.source_ports,
+                opened: figures.counts.opened,
+                left: figures.ended_by(Close::ProxyFin),
+            };
+            // Two upstreams may have it.
+            match backends.iter_mut().find(|known| known.address == address) {
+                Some(known) => known.join(more),
+                None => backends.push(more),
             }
         }
     }
-    // The clients of a listener on every address are at addresses of their own.
-    let exact = listeners
-        .iter()
-        .filter(|address| !address.ip().is_unspecified());
     Watched {
         backends,
-        listeners: exact.copied().collect(),
+        listeners: listeners.to_vec(),
     }
 }
 

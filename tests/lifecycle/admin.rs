@@ -79,7 +79,10 @@ fn the_metrics_count_what_happened_and_what_the_kernel_has() {
     });
     let page = metrics(admin.address());
     let ports = figure(&page, "warmline_local_ports").unwrap();
-    let left = format!("warmline_local_ports_left{{address=\"{}\"}}", backend.addr);
+    let left = format!(
+        "warmline_local_ports_left{{source=\"127.0.0.1\",backend=\"{}\"}}",
+        backend.addr
+    );
     // Sockets of another test may rest towards the same address: its port was free again.
     let towards = format!(
         "warmline_tcp_sockets{{address=\"{}\",side=\"proxy\"",
