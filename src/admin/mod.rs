@@ -7,6 +7,7 @@ mod exposition;
 mod lanes;
 mod metrics;
 mod sampler;
+mod traffic;
 
 use std::convert::Infallible;
 use std::io;
