@@ -64,7 +64,7 @@ pub(super) struct LaneSample {
     pub(super) connects_per_second: Option<f64>,
     /// Connections a second that leave a TIME_WAIT here: the rate that the times are for.
     pub(super) rate: f64,
-    /// When connect() gets slow, in programs that do not set `IP_LOCAL_PORT_RANGE` (Warmline does);
+    /// When `connect()` gets slow, in programs that do not set `IP_LOCAL_PORT_RANGE` (Warmline does);
     /// zero if it is. `None`: it does not at this rate.
     pub(super) slow_after: Option<Duration>,
     /// When no port is left; zero: now. `None`: it does not come to that at this rate, as with a pool.

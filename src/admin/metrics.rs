@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use crate::account::{Close, LineFigures, PoolFigures, Refusal};
-use crate::census::Source;
+use crate::census::{Counter as Count, Counters, Source};
 use crate::keepalive::CloseReason;
 
 use super::exposition::Kind::{Counter, Gauge};
 use super::exposition::Page;
 use super::lanes::LaneSample;
-use super::sampler::Sample;
+use super::owners::Balance;
+use super::sampler::{Origins, Sample};
 
 /// Linux' `TCP_TIMEWAIT_LEN`, which cannot be set. Source: `include/net/tcp.h`.
 const TIME_WAIT: Duration = Duration::from_secs(60);
@@ -320,6 +321,10 @@ fn kernel(page: &mut Page, sample: &Sample) {
         .sample(&[], ports);
     }
     lanes(page, &sample.lanes);
+    if let Some(known) = &sample.origins {
+        origins(page, known);
+    }
+    counters(page, &sample.counters);
     let source = match sample.census.source() {
         Source::SockDiag => "sock_diag",
         Source::ProcNetTcp => "proc_net_tcp",
@@ -378,4 +383,106 @@ fn lanes(page: &mut Page, lanes: &[LaneSample]) {
         "When half of them are taken and connect() gets slow in programs that do not set IP_LOCAL_PORT_RANGE; Warmline does. Absent where it does not come to that.",
         &|lane| lane.slow_after.map(|after| after.as_secs_f64()),
     );
+}
+
+fn origins(page: &mut Page, origins: &Origins) {
+    let mut family = page.family(
+        "warmline_time_wait_sockets",
+        Gauge,
+        "TIME_WAIT sockets towards a backend, by what left them: a connection of the upstream (pooled, or one for each request) and why it ended; or something unknown here (origin foreign): another program, this one before a restart, or a connection that never carried a request.",
+    );
+    for one in &origins.time_waits {
+        let backend = one.backend.to_string();
+        match &one.owner {
+            Some(owner) => family.sample(
+                &[
+                    ("origin", "warmline"),
+                    ("upstream", &owner.upstream),
+                    ("backend", &backend),
+                    ("arm", owner.arm.label()),
+                    ("reason", owner.reason.label()),
+                ],
+                one.count,
+            ),
+            None => family.sample(&[("origin", "foreign"), ("backend", &backend)], one.count),
+        };
+    }
+    for (name, help, value) in [
+        (
+            "warmline_time_wait_expected_sockets",
+            "Connections that were closed here first within the last minute: each must be in TIME_WAIT, or on the way there.",
+            (|balance| balance.expected) as fn(&Balance) -> u64,
+        ),
+        (
+            "warmline_time_wait_found_sockets",
+            "Of these, those that the kernel still has. Fewer: some skipped TIME_WAIT, or their ports were taken again.",
+            |balance| balance.found,
+        ),
+    ] {
+        let mut family = page.family(name, Gauge, help);
+        for balance in &origins.balances {
+            let backend = balance.place.backend.to_string();
+            let labels = [
+                ("upstream", balance.place.upstream.as_str()),
+                ("backend", &backend),
+            ];
+            family.sample(&labels, value(balance));
+        }
+    }
+    page.family(
+        "warmline_time_wait_unnoted_total",
+        Counter,
+        "Connections that were closed here first and not noted, as there was no room: their TIME_WAIT counts as foreign.",
+    )
+    .sample(&[], origins.lost);
+}
+
+fn counters(page: &mut Page, counters: &Counters) {
+    for counter in Count::ALL {
+        let (name, help) = match counter {
+            Count::TimeWaits => (
+                "warmline_kernel_time_waits_total",
+                "TcpExt TW: sockets of the network namespace that went into TIME_WAIT, or into FIN_WAIT2 for as long.",
+            ),
+            Count::Recycled => (
+                "warmline_kernel_time_waits_recycled_total",
+                "TcpExt TWRecycled: ports in TIME_WAIT that were taken again, by tcp_tw_reuse.",
+            ),
+            Count::Killed => (
+                "warmline_kernel_time_waits_killed_total",
+                "TcpExt TWKilled: sockets that went into FIN_WAIT2 for a few seconds only.",
+            ),
+            Count::Overflows => (
+                "warmline_kernel_time_wait_overflows_total",
+                "TcpExt TCPTimeWaitOverflow: sockets that skipped TIME_WAIT, as tcp_max_tw_buckets were there.",
+            ),
+            Count::PawsRejects => (
+                "warmline_kernel_time_wait_paws_rejects_total",
+                "TcpExt PAWSTimewait: segments that a TIME_WAIT refused for their timestamp, as from several hosts behind one NAT.",
+            ),
+            Count::AbortsOnData => (
+                "warmline_kernel_aborts_on_data_total",
+                "TcpExt TCPAbortOnData: connections closed by a reset, as their program asked for.",
+            ),
+            Count::ResetsSent => (
+                "warmline_kernel_resets_sent_total",
+                "Tcp OutRsts: resets sent.",
+            ),
+            Count::EstablishedResets => (
+                "warmline_kernel_established_resets_total",
+                "Tcp EstabResets: open connections that ended by a reset.",
+            ),
+            Count::ListenOverflows => (
+                "warmline_kernel_listen_overflows_total",
+                "TcpExt ListenOverflows: connections refused as a program accepted too slowly.",
+            ),
+            Count::SynRetransmits => (
+                "warmline_kernel_syn_retransmits_total",
+                "TcpExt TCPSynRetrans: SYNs sent again.",
+            ),
+        };
+        if let Some(value) = counters.get(counter) {
+            page.family(name, Counter, help).sample(&[], value);
+        }
+    }
 }

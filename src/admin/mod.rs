@@ -5,8 +5,11 @@
 
 mod exposition;
 mod lanes;
+mod little;
 mod metrics;
+mod owners;
 mod sampler;
+mod warning;
 
 use std::convert::Infallible;
 use std::io;
@@ -37,6 +40,7 @@ use crate::server::Control;
 
 use lanes::Backend;
 use metrics::Facts;
+use owners::Place;
 use sampler::{Sampler, Watched};
 
 /// How long one connection may last: an answer is small, and nobody is to hold one for ever.
@@ -158,7 +162,14 @@ async fn serve(listener: std::net::TcpListener, site: Rc<Site>) {
 /// The addresses whose sockets are counted.
 fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
     let mut backends: Vec<Backend> = Vec::new();
+    let mut places = Vec::new();
     for upstream in control.upstreams() {
+        for (pool, backend) in upstream.pools() {
+            if let BackendAddr::Ip(backend) = *backend {
+                let upstream = upstream.name.clone();
+                places.push((pool, Place { upstream, backend }));
+            }
+        }
         for (backend, figures, _) in upstream.each() {
             let BackendAddr::Ip(address) = backend else {
                 continue;
@@ -179,6 +190,8 @@ fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
     Watched {
         backends,
         listeners: listeners.to_vec(),
+        places,
+        departures: control.departures(),
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Way {
 
 impl Way {
     /// What `lane`, from `source` to `backend`, has taken of so many ports, under the kernel's
-    /// `limits`. The rate is that of the TIME_WAITs that began.
+    /// `limits`. The rate is that of the `TIME_WAIT`s that began.
     pub fn new(
         source: IpAddr,
         backend: SocketAddr,
