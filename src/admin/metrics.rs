@@ -336,6 +336,18 @@ fn kernel(page: &mut Page, sample: &Sample) {
     )
     .sample(&[("source", source)], sample.took.as_secs_f64());
     page.family(
+        "warmline_census_samples_total",
+        Counter,
+        "How often it was asked.",
+    )
+    .sample(&[], sample.samples);
+    page.family(
+        "warmline_census_cpu_seconds_total",
+        Counter,
+        "The CPU time that asking, and counting what it says, took.",
+    )
+    .sample(&[], sample.cpu.as_secs_f64());
+    page.family(
         "warmline_census_period_seconds",
         Gauge,
         "How often it is asked: less often when it takes long.",

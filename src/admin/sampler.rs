@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -43,6 +44,10 @@ pub(super) struct Sample {
     pub(super) origins: Option<Origins>,
     /// The kernel's own counters.
     pub(super) counters: Counters,
+    /// How often it has been asked.
+    pub(super) samples: u64,
+    /// The CPU time that all of it took so far.
+    pub(super) cpu: Duration,
     /// How long it took to ask.
     pub(super) took: Duration,
     /// How long until it is asked again.
@@ -158,6 +163,7 @@ struct Looker {
     warnings: Warnings,
     owners: Owners,
     little: Little,
+    samples: u64,
     last: Option<Instant>,
 }
 
@@ -225,6 +231,7 @@ impl Looker {
             warn!("{difference}");
         }
         self.last = Some(began);
+        self.samples += 1;
         let took = began.elapsed();
         Ok(Sample {
             census,
@@ -233,6 +240,8 @@ impl Looker {
             origins,
             counters,
             ports: limits.map(|limits| limits.given(&listened).count()),
+            samples: self.samples,
+            cpu: cpu_time(),
             took,
             period: period(took),
         })
@@ -259,6 +268,11 @@ impl Visit for Counting<'_> {
             owners.count(socket, now, &mut self.found);
         }
     }
+}
+
+/// The CPU time of the calling thread.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// How long until the next, if one takes so long.
