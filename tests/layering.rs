@@ -23,6 +23,7 @@ const READS_CONFIG: [&str; 3] = ["lib", "main", "cli"];
 const PURE: &[&str] = &[
     "backend/closing.rs",
     "balance.rs",
+    "admin/kernel.rs",
     "admin/lanes.rs",
     "admin/little.rs",
     "admin/owners.rs",
@@ -189,7 +190,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "account", "backend", "client", "lookup", "net", "pool", "proxy", "route", "worker",
         ],
     ),
-    ("worker", &["alarm", "client", "memory", "net", "proxy"]),
+    (
+        "worker",
+        &["account", "alarm", "client", "memory", "net", "proxy"],
+    ),
 ];
 
 /// Pairs that import each other, and why that stands for now.

@@ -4,6 +4,7 @@
 //! request.
 
 mod exposition;
+mod kernel;
 mod lanes;
 mod little;
 mod metrics;
@@ -20,7 +21,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -38,6 +39,7 @@ use crate::account::Close;
 use crate::net::BackendAddr;
 use crate::server::Control;
 
+use exposition::Format;
 use lanes::Backend;
 use metrics::Facts;
 use owners::Place;
@@ -206,8 +208,13 @@ impl Site {
         }
         match request.uri().path() {
             "/metrics" => {
-                let page = metrics::page(&self.facts());
-                text(StatusCode::OK, exposition::CONTENT_TYPE, page)
+                let accept = request.headers().get(ACCEPT);
+                let format = Format::preferred(accept.and_then(|value| value.to_str().ok()));
+                let page = metrics::page(&self.facts(), format);
+                let mut response = text(StatusCode::OK, format.content_type(), page);
+                let varies = HeaderValue::from_static("accept");
+                response.headers_mut().insert(VARY, varies);
+                response
             }
             "/healthz" => text(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" if self.control.is_stopping() => {
@@ -229,8 +236,9 @@ impl Site {
     }
 
     fn facts(&self) -> Facts {
-        let mut backends = Vec::new();
+        let (mut upstreams, mut backends) = (Vec::new(), Vec::new());
         for upstream in self.control.upstreams() {
+            upstreams.push((upstream.name.clone(), upstream.sum()));
             for (address, figures, line) in upstream.each() {
                 backends.push(metrics::Backend {
                     upstream: upstream.name.clone(),
@@ -243,6 +251,8 @@ impl Site {
         Facts {
             workers: self.control.workers(),
             clients: self.control.clients(),
+            front: self.control.front(),
+            upstreams,
             backends,
             sample: self.sampler.latest(),
         }

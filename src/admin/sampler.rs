@@ -40,7 +40,7 @@ pub(super) struct Sample {
     pub(super) lanes: Vec<LaneSample>,
     /// How many ports an outgoing connection may get.
     pub(super) ports: Option<u32>,
-    /// Whose TIME_WAITs there are towards the backends; `None` where that cannot be known.
+    /// Whose `TIME_WAIT`s there are towards the backends; `None` where that cannot be known.
     pub(super) origins: Option<Origins>,
     /// The kernel's own counters.
     pub(super) counters: Counters,
@@ -54,7 +54,7 @@ pub(super) struct Sample {
     pub(super) period: Duration,
 }
 
-/// Whose TIME_WAITs there are towards the backends.
+/// Whose `TIME_WAIT`s there are towards the backends.
 #[derive(Clone, Debug)]
 pub(super) struct Origins {
     pub(super) time_waits: Vec<TimeWaits>,

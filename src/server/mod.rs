@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::account::{Departures, Tallies};
+use crate::account::{Departures, FrontFigures, FrontTally, Tallies};
 use crate::lookup::LookUpError;
 use crate::net::{ListenError, OptionError, Tls, TlsError};
 use crate::route::{RouteSettings, Router};
@@ -186,6 +186,7 @@ impl Server {
         };
         for number in 0..workers {
             let plan = Plan {
+                front: Arc::clone(&server.control.fronts[number]),
                 room: Arc::clone(&server.control.room),
                 number,
                 orders: server.orders.clone(),
@@ -274,7 +275,7 @@ fn keep(
         book: Arc::default(),
         departures: departures.clone(),
         room: Arc::new(Room::new(workers)),
-        workers,
+        fronts: (0..workers).map(|_| Arc::default()).collect(),
     };
     let start = keeper::Start {
         settings: settings.clone(),
@@ -307,7 +308,7 @@ pub struct Control {
     /// Noted if there is somebody to be told: with [`Settings::admin`].
     departures: Option<Arc<Departures>>,
     room: Arc<Room>,
-    workers: usize,
+    fronts: Vec<Arc<FrontTally>>,
 }
 
 impl Control {
@@ -329,7 +330,16 @@ impl Control {
 
     /// How many workers it has.
     pub fn workers(&self) -> usize {
-        self.workers
+        self.fronts.len()
+    }
+
+    /// What the workers count of exchanges, whatever their backends.
+    pub fn front(&self) -> FrontFigures {
+        let mut sum = FrontFigures::default();
+        for front in &self.fronts {
+            front.add_to(&mut sum);
+        }
+        sum
     }
 
     /// Begins the end: see [`Server::stop`].
