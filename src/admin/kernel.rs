@@ -219,8 +219,10 @@ fn counters(page: &mut Page, counters: &Counters) {
                 "TcpExt TCPSynRetrans: SYNs sent again.",
             ),
         };
+        let mut family = page.family(name, Counter, help);
+        // Kernels learn and forget some.
         if let Some(value) = counters.get(counter) {
-            page.family(name, Counter, help).sample(&[], value);
+            family.sample(&[], value);
         }
     }
 }

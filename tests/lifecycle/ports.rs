@@ -8,13 +8,13 @@ use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use warmline::admin::Admin;
+use tokio::time::Instant;
 use warmline::backend::ShortMode;
 
-use crate::admin::{admin, figure, metrics};
+use crate::admin::{admin, figure};
 use crate::program::{Program, config};
-use crate::proxy::{GET, NEVER, Proxy, ask, kept};
-use crate::support::client::get;
+use crate::proxy::{GET, NEVER, Proxy, ask, kept, ms};
+use crate::support::client::Client;
 use crate::support::network::in_network_of_its_own;
 use crate::support::process;
 use crate::support::scripted::Backend;
@@ -31,28 +31,59 @@ fn ss(backend: SocketAddr) -> f64 {
     f64::from(u32::try_from(count).unwrap())
 }
 
-/// Waits until the page has this figure.
-#[track_caller]
-fn wait_for(admin: SocketAddr, series: &str, value: f64) {
-    let mut page = String::new();
-    let mut found = None;
-    let end = tokio::time::Instant::now() + PATIENCE;
-    while found != Some(value) {
-        assert!(
-            tokio::time::Instant::now() < end,
-            "{series} is {found:?}, not {value}, in\n{page}"
-        );
-        std::thread::sleep(crate::proxy::ms(20));
-        page = metrics(admin);
-        found = figure(&page, series);
-    }
+/// An admin listener, asked again and again over one connection: each would take a port.
+struct Page {
+    admin: SocketAddr,
+    client: Client,
+    since: Instant,
 }
 
-/// Everything of the page with this in front.
-fn all(admin: SocketAddr, start: &str) -> Vec<String> {
-    let page = metrics(admin);
-    let lines = page.lines().filter(|line| line.starts_with(start));
-    lines.map(str::to_owned).collect()
+impl Page {
+    fn of(admin: SocketAddr) -> Page {
+        Page {
+            admin,
+            client: Client::connect(admin),
+            since: Instant::now(),
+        }
+    }
+
+    fn read(&mut self) -> String {
+        // It is closed after a minute.
+        if self.since.elapsed().as_secs() > 30 {
+            *self = Page::of(self.admin);
+        }
+        let response = self.client.get("/metrics");
+        assert_eq!(response.status, 200);
+        response.text()
+    }
+
+    fn figure(&mut self, series: &str) -> Option<f64> {
+        figure(&self.read(), series)
+    }
+
+    /// Waits until it has this figure.
+    #[track_caller]
+    fn wait_for(&mut self, series: &str, value: f64) {
+        let mut page = String::new();
+        let mut found = None;
+        let end = Instant::now() + PATIENCE;
+        while found != Some(value) {
+            assert!(
+                Instant::now() < end,
+                "{series} is {found:?}, not {value}, in\n{page}"
+            );
+            std::thread::sleep(ms(20));
+            page = self.read();
+            found = figure(&page, series);
+        }
+    }
+
+    /// All its lines with this in front.
+    fn all(&mut self, start: &str) -> Vec<String> {
+        let page = self.read();
+        let lines = page.lines().filter(|line| line.starts_with(start));
+        lines.map(str::to_owned).collect()
+    }
 }
 
 #[test]
@@ -61,15 +92,15 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
         "ports::the_ports_count_down_to_zero_exactly_when_connect_fails",
         || {
             let backend = Backend::numbered();
-            // Below what the backend's port was taken from.
-            let range = "/proc/sys/net/ipv4/ip_local_port_range";
-            fs::write(range, "20000 20199").unwrap();
             let text = config("127.0.0.1:0", backend.addr, "")
                 + "keep_alive = false\nshort_mode = \"proxy-closes\"\n\
                    [client]\nmax_keep_alive_requests = 0\n\
                    [admin]\naddress = \"127.0.0.1:0\"\n";
             let program = Program::with_file(&text);
-            let admin = admin_of(&program);
+            // Below what is listened on.
+            let range = "/proc/sys/net/ipv4/ip_local_port_range";
+            fs::write(range, "20000 20199").unwrap();
+            let mut admin = Page::of(admin_of(&program));
             let lane = format!("{{source=\"127.0.0.1\",backend=\"{}\"}}", backend.addr);
             let left = format!("warmline_local_ports_left{lane}");
             let mut client = program.client();
@@ -77,13 +108,12 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
                 let response = ask(&mut client, GET);
                 assert_eq!(response.status, 200, "{number}: {}", response.text());
                 if number % 50 == 0 {
-                    wait_for(admin, &left, f64::from(200 - number));
+                    admin.wait_for(&left, f64::from(200 - number));
                 }
             }
-            let page = metrics(admin);
             let exhausted = format!("warmline_local_ports_last_seconds{lane}");
-            assert_eq!(figure(&page, &exhausted), Some(0.0), "{page}");
-            assert_eq!(figure(&page, "warmline_local_ports"), Some(200.0));
+            assert_eq!(admin.figure(&exhausted), Some(0.0));
+            assert_eq!(admin.figure("warmline_local_ports"), Some(200.0));
             assert_eq!(ss(backend.addr), 200.0);
 
             let response = ask(&mut client, GET);
@@ -95,18 +125,18 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
             );
             let of = format!("upstream=\"app\",backend=\"{}\"", backend.addr);
             let failures = format!("warmline_backend_connect_failures_total{{{of}}}");
-            assert_eq!(figure(&metrics(admin), &failures), Some(1.0));
+            assert!(admin.figure(&failures) >= Some(1.0));
 
             // Each of them is known.
             let short = format!(
                 "warmline_time_wait_sockets{{origin=\"warmline\",{of},arm=\"short\",reason=\"keep_alive_off\"}}"
             );
-            wait_for(admin, &short, 200.0);
-            let sockets = all(admin, "warmline_time_wait_sockets{");
+            admin.wait_for(&short, 200.0);
+            let sockets = admin.all("warmline_time_wait_sockets{");
             assert_eq!(sockets.len(), 1, "{sockets:?}");
             for side in ["expected", "found"] {
                 let series = format!("warmline_time_wait_{side}_sockets{{{of}}}");
-                assert_eq!(figure(&metrics(admin), &series), Some(200.0), "{series}");
+                assert_eq!(admin.figure(&series), Some(200.0), "{series}");
             }
 
             // And the log says what helps: before, twice, and when it failed.
@@ -157,85 +187,73 @@ fn each_time_wait_is_told_by_what_left_it() {
                 settings.upstreams[0].closing.short = ShortMode::ProxyCloses;
             });
             let admin = admin(&proxy);
-            (proxy, admin)
+            let page = Page::of(admin.address());
+            (proxy, admin, page)
         };
-        let ours = |admin: &Admin, count: f64| {
+        let ours = |page: &mut Page, count: f64| {
             let series = format!(
                 "warmline_time_wait_sockets{{origin=\"warmline\",upstream=\"app\",backend=\"{}\",arm=\"short\",reason=\"keep_alive_off\"}}",
                 backend.addr
             );
-            wait_for(admin.address(), &series, count);
+            page.wait_for(&series, count);
         };
-        let foreign = |admin: &Admin, count: f64| {
+        let foreign = |page: &mut Page, count: f64| {
             let series = format!(
                 "warmline_time_wait_sockets{{origin=\"foreign\",backend=\"{}\"}}",
                 backend.addr
             );
-            wait_for(admin.address(), &series, count);
+            page.wait_for(&series, count);
         };
 
         // With a pool there is none.
-        let (pooled, pooled_admin) = start(true);
+        let (pooled, _pooled_admin, mut pooled_page) = start(true);
         let mut client = pooled.client();
         for _ in 0..20 {
             assert_eq!(ask(&mut client, GET).status, 200);
         }
         let of = format!("upstream=\"app\",backend=\"{}\"", backend.addr);
-        wait_for(
-            pooled_admin.address(),
+        pooled_page.wait_for(
             &format!(
                 "warmline_local_ports_in_time_wait{{source=\"127.0.0.1\",backend=\"{}\"}}",
                 backend.addr
             ),
             0.0,
         );
-        let none = all(pooled_admin.address(), "warmline_time_wait_sockets{");
+        let none = pooled_page.all("warmline_time_wait_sockets{");
         assert!(none.is_empty(), "{none:?}");
-        let lasts = all(pooled_admin.address(), "warmline_local_ports_last_seconds{");
+        let lasts = pooled_page.all("warmline_local_ports_last_seconds{");
         assert!(lasts.is_empty(), "nothing runs out: {lasts:?}");
         assert_eq!(ss(backend.addr), 0.0);
 
         // Without one there is one for each request; others' are not ours.
-        let (short, short_admin) = start(false);
+        let (short, _short_admin, mut short_page) = start(false);
         let mut client = short.client();
         for _ in 0..30 {
             assert_eq!(ask(&mut client, GET).status, 200);
         }
-        ours(&short_admin, 30.0);
-        assert!(
-            all(
-                short_admin.address(),
-                "warmline_time_wait_sockets{origin=\"foreign"
-            )
-            .is_empty()
-        );
+        ours(&mut short_page, 30.0);
+        let others = short_page.all("warmline_time_wait_sockets{origin=\"foreign");
+        assert!(others.is_empty(), "{others:?}");
         for _ in 0..7 {
             let mut other = TcpStream::connect(backend.addr).unwrap();
             other.shutdown(std::net::Shutdown::Write).unwrap();
             let _ = other.read(&mut [0; 16]);
         }
-        foreign(&short_admin, 7.0);
-        ours(&short_admin, 30.0);
-        foreign(&pooled_admin, 37.0);
+        foreign(&mut short_page, 7.0);
+        ours(&mut short_page, 30.0);
+        foreign(&mut pooled_page, 37.0);
         assert_eq!(ss(backend.addr), 37.0);
         let births = format!(
             "warmline_time_wait_births_per_second{{source=\"127.0.0.1\",backend=\"{}\"}}",
             backend.addr
         );
-        assert!(figure(&metrics(short_admin.address()), &births) > Some(0.0));
+        assert!(short_page.figure(&births) > Some(0.0));
         let expected = format!("warmline_time_wait_expected_sockets{{{of}}}");
-        assert_eq!(
-            figure(&metrics(short_admin.address()), &expected),
-            Some(30.0)
-        );
-        assert_eq!(
-            figure(&metrics(pooled_admin.address()), &expected),
-            Some(0.0)
-        );
+        assert_eq!(short_page.figure(&expected), Some(30.0));
+        assert_eq!(pooled_page.figure(&expected), Some(0.0));
 
         // A new process, as after a restart, knows none of them.
-        let (_later, later_admin) = start(false);
-        foreign(&later_admin, 37.0);
-        assert_eq!(get(later_admin.address(), "/healthz").status, 200);
+        let (_later, _later_admin, mut later_page) = start(false);
+        foreign(&mut later_page, 37.0);
     });
 }
