@@ -1,14 +1,17 @@
 //! What happened, counted: written by one worker each, read from anywhere.
 
+mod departures;
 mod exchange;
 mod histogram;
 mod traffic;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::keepalive::CloseReason;
 
+pub use departures::{Departure, Departures, Tallies};
 pub use exchange::{Arm, Asked, Connection, Exchange, Outcome, Upstream};
 pub use histogram::{Times, TimesTally};
 pub use traffic::{
@@ -143,9 +146,53 @@ pub struct PoolTally {
     pub(crate) traffic: TrafficTally,
     /// What they and its connections waited for, and how long.
     pub(crate) spans: SpansTally,
+    notes: Option<Notes>,
+}
+
+/// Where a pool notes its departures, and as whose.
+#[derive(Debug)]
+struct Notes {
+    departures: Arc<Departures>,
+    worker: usize,
+    pool: u32,
+    arm: Arm,
 }
 
 impl PoolTally {
+    /// A tally that notes departures too: as those of this worker, and of the pool of this number.
+    fn noting(departures: &Arc<Departures>, worker: usize, pool: u32, arm: Arm) -> PoolTally {
+        PoolTally {
+            notes: Some(Notes {
+                departures: Arc::clone(departures),
+                worker,
+                pool,
+                arm,
+            }),
+            ..PoolTally::default()
+        }
+    }
+
+    /// The number that its departures are noted under.
+    pub fn pool(&self) -> Option<u32> {
+        self.notes.as_ref().map(|notes| notes.pool)
+    }
+
+    /// A connection ends for `reason` by our FIN first: notes its `cookie`, which is asked for only
+    /// where somebody wants to know.
+    pub(crate) fn departs(&self, reason: CloseReason, cookie: impl FnOnce() -> Option<u64>) {
+        if let Some(notes) = &self.notes
+            && let Some(cookie) = cookie()
+        {
+            let Notes {
+                departures,
+                worker,
+                pool,
+                arm,
+            } = notes;
+            departures.note(*worker, *pool, *arm, reason, cookie);
+        }
+    }
+
     /// Takes over those of the pool's counts that change with every exchange.
     pub(crate) fn publish_use(&self, counts: &Counts) {
         set(&self.leased, counts.leased);

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use crate::account::{Close, ConnectFault, FrontFigures, LineFigures, PoolFigures, Refusal};
-use crate::census::Source;
 use crate::keepalive::CloseReason;
 
 use super::exposition::Kind::{Counter, Gauge};
 use super::exposition::{Format, Page};
-use super::lanes::LaneSample;
+use super::kernel;
 use super::sampler::Sample;
 use super::traffic::{by_outcome, exchanges};
 
@@ -64,7 +63,7 @@ pub(super) fn page(facts: &Facts, format: Format) -> String {
     ends(&mut page, &facts.backends);
     line(&mut page, &facts.backends);
     if let Some(sample) = &facts.sample {
-        kernel(&mut page, sample);
+        kernel::write(&mut page, sample);
     }
     page.text()
 }
@@ -308,102 +307,4 @@ fn line(page: &mut Page, backends: &[Backend]) {
             family.sample(&backend.labels(), learned.as_secs_f64());
         }
     }
-}
-
-fn kernel(page: &mut Page, sample: &Sample) {
-    let mut family = page.family(
-        "warmline_tcp_sockets",
-        Gauge,
-        "The kernel's sockets by address, side and state, whoever opened them: towards a backend (side proxy), \
-         the backend's own where it is on this machine (side backend), a listener's clients (side listener).",
-    );
-    for (address, sides) in sample.census.iter() {
-        let address_text = address.to_string();
-        let is_listener = sample.listeners.contains(&address);
-        let both = [
-            (if is_listener { None } else { Some("proxy") }, sides.ours),
-            (
-                Some(if is_listener { "listener" } else { "backend" }),
-                sides.theirs,
-            ),
-        ];
-        for (side, counts) in both {
-            let Some(side) = side else { continue };
-            for (state, count) in counts.iter() {
-                let labels = [
-                    ("address", address_text.as_str()),
-                    ("side", side),
-                    ("state", state.name()),
-                ];
-                family.sample(&labels, count);
-            }
-        }
-    }
-    if let Some(ports) = sample.ports {
-        page.family(
-            "warmline_local_ports",
-            Gauge,
-            "The ports of net.ipv4.ip_local_port_range, less those that are reserved or listened on.",
-        )
-        .sample(&[], ports);
-    }
-    lanes(page, &sample.lanes);
-    let source = match sample.census.source() {
-        Source::SockDiag => "sock_diag",
-        Source::ProcNetTcp => "proc_net_tcp",
-    };
-    page.family(
-        "warmline_census_seconds",
-        Gauge,
-        "How long the kernel took to list its sockets when it was last asked, by where they were read.",
-    )
-    .sample(&[("source", source)], sample.took.as_secs_f64());
-    page.family(
-        "warmline_census_period_seconds",
-        Gauge,
-        "How often it is asked: less often when it takes long.",
-    )
-    .sample(&[], sample.period.as_secs_f64());
-}
-
-fn lanes(page: &mut Page, lanes: &[LaneSample]) {
-    let mut each = |name, help, value: &dyn Fn(&LaneSample) -> Option<f64>| {
-        let mut family = page.family(name, Gauge, help);
-        for lane in lanes {
-            if let Some(value) = value(lane) {
-                let (source, backend) = (lane.source.to_string(), lane.backend.to_string());
-                family.sample(&[("source", &source), ("backend", &backend)], value);
-            }
-        }
-    };
-    each(
-        "warmline_local_ports_left",
-        "Of the ports that connections may get, those that no socket of this machine has from the source address to the backend.",
-        &|lane| Some(lane.left.into()),
-    );
-    each(
-        "warmline_local_ports_taken_ratio",
-        "Those that are taken, as a part of these ports.",
-        &|lane| Some(lane.taken()),
-    );
-    each(
-        "warmline_local_ports_in_time_wait",
-        "Of these ports, those in TIME_WAIT.",
-        &|lane| Some(lane.time_wait.into()),
-    );
-    each(
-        "warmline_time_wait_births_per_second",
-        "Ports that go into TIME_WAIT in a second, from the source address to the backend, by the kernel's timers: over ten seconds, or over one where ports are recycled.",
-        &|lane| Some(lane.births.rate(lane.recycling.takes_place())),
-    );
-    each(
-        "warmline_local_ports_last_seconds",
-        "When no port is left at the present rate, and connect() fails. Absent where it does not come to that.",
-        &|lane| lane.fails_after.map(|after| after.as_secs_f64()),
-    );
-    each(
-        "warmline_local_ports_slow_seconds",
-        "When half of them are taken and connect() gets slow in programs that do not set IP_LOCAL_PORT_RANGE; Warmline does. Absent where it does not come to that.",
-        &|lane| lane.slow_after.map(|after| after.as_secs_f64()),
-    );
 }

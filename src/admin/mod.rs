@@ -4,10 +4,14 @@
 //! request.
 
 mod exposition;
+mod kernel;
 mod lanes;
+mod little;
 mod metrics;
+mod owners;
 mod sampler;
 mod traffic;
+mod warning;
 
 use std::convert::Infallible;
 use std::io;
@@ -39,6 +43,7 @@ use crate::server::Control;
 use exposition::Format;
 use lanes::Backend;
 use metrics::Facts;
+use owners::Place;
 use sampler::{Sampler, Watched};
 
 /// How long one connection may last: an answer is small, and nobody is to hold one for ever.
@@ -160,7 +165,14 @@ async fn serve(listener: std::net::TcpListener, site: Rc<Site>) {
 /// The addresses whose sockets are counted.
 fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
     let mut backends: Vec<Backend> = Vec::new();
+    let mut places = Vec::new();
     for upstream in control.upstreams() {
+        for (pool, backend) in upstream.pools() {
+            if let BackendAddr::Ip(backend) = *backend {
+                let upstream = upstream.name.clone();
+                places.push((pool, Place { upstream, backend }));
+            }
+        }
         for (backend, figures, _) in upstream.each() {
             let BackendAddr::Ip(address) = backend else {
                 continue;
@@ -181,6 +193,8 @@ fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
     Watched {
         backends,
         listeners: listeners.to_vec(),
+        places,
+        departures: control.departures(),
     }
 }
 

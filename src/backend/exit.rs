@@ -194,4 +194,11 @@ pub(super) async fn close(socket: &Socket, ending: Ending, broke: bool) {
             | CloseMode::FinRst => {}
         }
     }
+    // Of all ends this one alone leaves a TIME_WAIT here.
+    if let Some(entry) = &entry
+        && entry.close == Close::ProxyFin
+    {
+        let reason = entry.farewell.reason;
+        entry.tally.departs(reason, || socket.cookie());
+    }
 }

@@ -5,7 +5,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Closing;
-use crate::keepalive::KeepAlive;
+use crate::account::Arm;
+use crate::keepalive::{KeepAlive, Verdict};
 use crate::lookup;
 use crate::net::SocketOptions;
 use crate::net::{Offer, ProxyProtocol, TlsSettings};
@@ -104,6 +105,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether its connections are kept.
+    pub fn arm(&self) -> Arm {
+        match self.pool.keep_alive.after_exchange(1) {
+            Verdict::Keep => Arm::Pooled,
+            Verdict::Close(_) => Arm::Short,
+        }
+    }
+
     /// An upstream of these servers with every other setting at its default.
     pub fn new(name: impl Into<String>, servers: Vec<ServerSettings>) -> Settings {
         Settings {

@@ -371,6 +371,14 @@ impl Socket {
         }
     }
 
+    /// The kernel's number for the connection, if it is of TCP. Its TIME_WAIT has the same.
+    pub fn cookie(&self) -> Option<u64> {
+        match self.wire.borrow().raw() {
+            Raw::Tcp(stream) => rustix::net::sockopt::socket_cookie(stream).ok(),
+            Raw::Unix(_) | Raw::Away => None,
+        }
+    }
+
     /// Whether all that was sent has been acknowledged.
     pub fn has_delivered(&self) -> bool {
         sockopt::outstanding(self.wire.borrow().raw()).is_ok_and(|bytes| bytes == 0)

@@ -48,6 +48,14 @@ impl UpstreamFigures {
         })
     }
 
+    /// The numbers that the departures of its backends' pools are noted under.
+    pub fn pools(&self) -> impl Iterator<Item = (u32, &BackendAddr)> {
+        self.backends.iter().filter_map(|(target, common)| {
+            let pool = common.tallies().first()?.pool()?;
+            Some((pool, &target.backend))
+        })
+    }
+
     /// Its backends, each with the figures of its line.
     pub fn lines(&self) -> impl Iterator<Item = (BackendAddr, LineFigures)> {
         self.backends

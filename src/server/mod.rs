@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::account::{FrontFigures, FrontTally};
+use crate::account::{Departures, FrontFigures, FrontTally, Tallies};
 use crate::lookup::LookUpError;
 use crate::net::{ListenError, OptionError, Tls, TlsError};
 use crate::route::{RouteSettings, Router};
@@ -268,16 +268,21 @@ fn keep(
 ) -> Result<(Control, JoinHandle<()>, watch::Receiver<Arc<Orders>>), StartError> {
     let (reloads, asked) = mpsc::unbounded_channel();
     let (started, first) = std_mpsc::sync_channel(1);
+    let departures = settings.admin.map(|_| Arc::new(Departures::new(workers)));
     let control = Control {
         stop: watch::Sender::new(false),
         reloads,
         book: Arc::default(),
+        departures: departures.clone(),
         room: Arc::new(Room::new(workers)),
         fronts: (0..workers).map(|_| Arc::default()).collect(),
     };
     let start = keeper::Start {
         settings: settings.clone(),
-        workers,
+        tallies: Tallies {
+            workers,
+            departures,
+        },
         book: Arc::clone(&control.book),
         reloads: asked,
         stop: control.stop.subscribe(),
@@ -300,11 +305,19 @@ pub struct Control {
     stop: watch::Sender<bool>,
     reloads: mpsc::UnboundedSender<Reload>,
     book: Arc<Book>,
+    /// Noted if there is somebody to be told: with [`Settings::admin`].
+    departures: Option<Arc<Departures>>,
     room: Arc<Room>,
     fronts: Vec<Arc<FrontTally>>,
 }
 
 impl Control {
+    /// The connections to backends that were closed here first; `None` without
+    /// [`Settings::admin`].
+    pub fn departures(&self) -> Option<Arc<Departures>> {
+        self.departures.clone()
+    }
+
     /// Whether it has been told to stop.
     pub fn is_stopping(&self) -> bool {
         *self.stop.borrow()
