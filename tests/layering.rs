@@ -26,12 +26,14 @@ const PURE: &[&str] = &[
     "census/diag.rs",
     "census/state.rs",
     "census/survey.rs",
-    "cli/json.rs",
     "cli/tables.rs",
     "compare/picture.rs",
     "config/",
     "headroom.rs",
+    "json.rs",
     "keepalive.rs",
+    "log/format.rs",
+    "log/stamp.rs",
     "lookup/answer.rs",
     "lookup/origin.rs",
     "lookup/schedule.rs",
@@ -125,6 +127,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "compare",
             "config",
             "headroom",
+            "json",
             "keepalive",
             "quantity",
             "route",
@@ -139,6 +142,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "backend",
             "client",
             "keepalive",
+            "log",
             "lookup",
             "net",
             "pool",
@@ -147,10 +151,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("headroom", &["census", "quantity"]),
+    ("json", &[]),
     ("keepalive", &[]),
     ("lib", &[]),
+    ("log", &["account", "json"]),
     ("lookup", &[]),
-    ("main", &["cli", "memory"]),
+    ("main", &["cli", "log", "memory"]),
     ("net", &[]),
     ("pool", &["account", "keepalive"]),
     (
@@ -171,10 +177,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "account", "backend", "client", "lookup", "net", "pool", "proxy", "route", "worker",
+            "account", "backend", "client", "log", "lookup", "net", "pool", "proxy", "route",
+            "worker",
         ],
     ),
-    ("worker", &["alarm", "client", "memory", "net", "proxy"]),
+    (
+        "worker",
+        &["alarm", "client", "log", "memory", "net", "proxy"],
+    ),
 ];
 
 /// Pairs that import each other, and why that stands for now.

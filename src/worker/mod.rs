@@ -20,6 +20,7 @@ use tracing::{debug, error, warn};
 
 use crate::alarm::Alarms;
 use crate::client::{self, Conn, Parked, Policy, Served};
+use crate::log::Sink;
 use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
 use crate::proxy::{Layout, Proxy};
 
@@ -59,6 +60,8 @@ pub struct Plan {
     pub stop: watch::Receiver<bool>,
     /// For how many clients there is room.
     pub room: Arc<Room>,
+    /// Where its exchanges are logged, if they are.
+    pub log: Option<Sink>,
 }
 
 /// How long to wait before accepting again when the process has no file descriptor left.
@@ -95,6 +98,8 @@ pub fn run(plan: Plan) -> io::Result<()> {
 pub async fn work(mut plan: Plan) -> io::Result<()> {
     let alarms = Alarms::default();
     let ringing = spawn_local(alarms.clone().run());
+    let log = plan.log.take().map(Rc::new);
+    let flushing = log.map(|log| spawn_local(log.keep_flushing()));
     let orders = Arc::clone(&plan.orders.borrow_and_update());
     let door = Rc::new(Door {
         worker: plan.number,
@@ -131,6 +136,9 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     door.clients.drain(bound).await;
     taking_up.abort();
     ringing.abort();
+    if let Some(flushing) = flushing {
+        flushing.abort();
+    }
     Ok(())
 }
 
