@@ -28,6 +28,7 @@ use warmline::server::{Server, StartError};
 use support::client::Client;
 use support::httpd::Httpd;
 use support::proxy::{Program, TestProxy};
+use support::scripted::Backend;
 use support::{PATIENCE, wait_until};
 
 /// Longer than any test lasts: only full buffers are written.
@@ -523,4 +524,73 @@ fn sigusr1_reopens_the_file_and_is_harmless_without_one() {
         program.process().said().contains("no access log to reopen")
     });
     assert!(program.process().ended().is_none());
+}
+
+/// Through the whole proxy: what is logged of an exchange is what happened, and by its end all is written.
+#[test]
+fn a_proxys_exchanges_are_logged_with_what_they_were() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("access.log");
+    let backend = Backend::numbered();
+    let proxy = TestProxy::to(backend.addr)
+        .settings(|proxy| {
+            proxy.access_log = Some(Settings {
+                format: Format::Json,
+                ..settings(&path, NEVER)
+            });
+        })
+        .start();
+    let mut client = Client::connect(proxy.addr());
+    for target in ["/first", "/second?a=b", "/third"] {
+        client.send(format!(
+            "GET {target} HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: test\r\n\r\n"
+        ));
+        assert_eq!(client.response().status, 200);
+    }
+    let mut other = Client::connect(proxy.addr());
+    other.send("nonsense\r\n\r\n");
+    assert_eq!(other.response().status, 400);
+    drop((client, other));
+    drop(proxy);
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    let targets = ["/first", "/second?a=b", "/third"];
+    for (number, (line, target)) in (1..).zip(lines.iter().zip(targets)) {
+        for (key, expected) in [
+            ("client", "127.0.0.1"),
+            ("method", "GET"),
+            ("target", target),
+            ("version", "HTTP/1.1"),
+            ("host", "shop.example"),
+            ("user_agent", "test"),
+            ("outcome", "answered"),
+            ("upstream", "test"),
+            ("arm", "pooled"),
+            ("backend", &backend.addr.to_string()),
+            ("close", "kept"),
+        ] {
+            assert_eq!(line[key], expected, "{key} of {line}");
+        }
+        assert_eq!(line["status"], 200);
+        assert_eq!(line["client_exchange"], number);
+        assert_eq!(line["connection_exchange"], number);
+        assert_eq!(line["reused"], number > 1);
+        assert_eq!(line["idle_seconds"].is_null(), number == 1, "{line}");
+        assert_eq!(line["connect_seconds"].is_null(), number > 1, "{line}");
+        assert_eq!(line["connection"], lines[0]["connection"]);
+        assert_eq!(line["local_port"], lines[0]["local_port"]);
+        assert!(line["local_port"].as_u64() > Some(0), "{line}");
+        let seconds = |key: &str| line[key].as_f64().unwrap();
+        let parts = seconds("checkout_seconds") + seconds("first_byte_seconds");
+        assert!(parts <= seconds("total_seconds") + 1e-5, "{line}");
+        assert!(line["sent"].as_u64() > Some(0), "{line}");
+    }
+    let refused = &lines[3];
+    assert_eq!(refused["status"], 400);
+    assert_eq!(refused["outcome"], "refused");
+    assert!(refused["target"].is_null() && refused["upstream"].is_null());
 }

@@ -23,13 +23,16 @@ const READS_CONFIG: [&str; 3] = ["lib", "main", "cli"];
 const PURE: &[&str] = &[
     "backend/closing.rs",
     "balance.rs",
+    "admin/lanes.rs",
     "census/diag.rs",
+    "census/lanes.rs",
+    "census/portset.rs",
     "census/state.rs",
     "census/survey.rs",
     "cli/tables.rs",
     "compare/picture.rs",
     "config/",
-    "headroom.rs",
+    "headroom/",
     "json.rs",
     "keepalive.rs",
     "log/format.rs",
@@ -107,7 +110,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("account", &["keepalive"]),
     (
         "admin",
-        &["account", "census", "keepalive", "net", "server"],
+        &[
+            "account",
+            "census",
+            "headroom",
+            "keepalive",
+            "log",
+            "net",
+            "server",
+        ],
     ),
     ("alarm", &[]),
     ("memory", &[]),
@@ -183,7 +194,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     (
         "worker",
-        &["alarm", "client", "log", "memory", "net", "proxy"],
+        &[
+            "account", "alarm", "client", "log", "memory", "net", "proxy",
+        ],
     ),
 ];
 

@@ -4,6 +4,7 @@
 //! request.
 
 mod exposition;
+mod lanes;
 mod metrics;
 mod sampler;
 
@@ -16,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -30,9 +31,12 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::account::Close;
 use crate::net::BackendAddr;
 use crate::server::Control;
 
+use exposition::Format;
+use lanes::Backend;
 use metrics::Facts;
 use sampler::{Sampler, Watched};
 
@@ -154,21 +158,28 @@ async fn serve(listener: std::net::TcpListener, site: Rc<Site>) {
 
 /// The addresses whose sockets are counted.
 fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
-    let mut backends = Vec::new();
+    let mut backends: Vec<Backend> = Vec::new();
     for upstream in control.upstreams() {
-        for (target, _) in &upstream.backends {
-            if let BackendAddr::Ip(address) = target.backend {
-                backends.push(address);
+        for (backend, figures, _) in upstream.each() {
+            let BackendAddr::Ip(address) = backend else {
+                continue;
+            };
+            let more = Backend {
+                address,
+                source_ports: upstream.source_ports,
+                opened: figures.counts.opened,
+                left: figures.ended_by(Close::ProxyFin),
+            };
+            // Two upstreams may have it.
+            match backends.iter_mut().find(|known| known.address == address) {
+                Some(known) => known.join(more),
+                None => backends.push(more),
             }
         }
     }
-    // The clients of a listener on every address are at addresses of their own.
-    let exact = listeners
-        .iter()
-        .filter(|address| !address.ip().is_unspecified());
     Watched {
         backends,
-        listeners: exact.copied().collect(),
+        listeners: listeners.to_vec(),
     }
 }
 
@@ -183,8 +194,13 @@ impl Site {
         }
         match request.uri().path() {
             "/metrics" => {
-                let page = metrics::page(&self.facts());
-                text(StatusCode::OK, exposition::CONTENT_TYPE, page)
+                let accept = request.headers().get(ACCEPT);
+                let format = Format::preferred(accept.and_then(|value| value.to_str().ok()));
+                let page = metrics::page(&self.facts(), format);
+                let mut response = text(StatusCode::OK, format.content_type(), page);
+                let varies = HeaderValue::from_static("accept");
+                response.headers_mut().insert(VARY, varies);
+                response
             }
             "/healthz" => text(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" if self.control.is_stopping() => {
@@ -206,8 +222,9 @@ impl Site {
     }
 
     fn facts(&self) -> Facts {
-        let mut backends = Vec::new();
+        let (mut upstreams, mut backends) = (Vec::new(), Vec::new());
         for upstream in self.control.upstreams() {
+            upstreams.push((upstream.name.clone(), upstream.sum()));
             for (address, figures, line) in upstream.each() {
                 backends.push(metrics::Backend {
                     upstream: upstream.name.clone(),
@@ -220,7 +237,10 @@ impl Site {
         Facts {
             workers: self.control.workers(),
             clients: self.control.clients(),
+            front: self.control.front(),
+            upstreams,
             backends,
+            log: self.control.access_log().unwrap_or_default(),
             sample: self.sampler.latest(),
         }
     }

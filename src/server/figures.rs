@@ -4,7 +4,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::account::{LineFigures, PoolFigures};
-use crate::net::BackendAddr;
+use crate::net::{BackendAddr, PortRange};
 use crate::proxy::{ServerCommon, Share, UpstreamPlan};
 
 /// One upstream's backends, and what its workers count.
@@ -12,6 +12,8 @@ use crate::proxy::{ServerCommon, Share, UpstreamPlan};
 pub struct UpstreamFigures {
     /// Its name.
     pub name: String,
+    /// The ports that its connections are confined to, if they are.
+    pub source_ports: Option<PortRange>,
     /// Its backends.
     pub backends: Share,
     /// Backends it has no more, whose last connections may still be open.
@@ -114,11 +116,13 @@ impl Book {
                 Some(known) => old.remove(known),
                 None => UpstreamFigures {
                     name: name.clone(),
+                    source_ports: None,
                     backends: Vec::new(),
                     leaving: Vec::new(),
                     gone: PoolFigures::default(),
                 },
             };
+            figures.source_ports = plan.settings.sockets.source_ports;
             figures.changes_to(plan.servers.clone());
             book.push(figures);
         }

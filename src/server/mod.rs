@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::account::{FrontFigures, FrontTally};
 use crate::lookup::LookUpError;
 use crate::net::{ListenError, OptionError, Tls, TlsError};
 use crate::route::{RouteSettings, Router};
@@ -200,6 +201,7 @@ impl Server {
         };
         for number in 0..workers {
             let plan = Plan {
+                front: Arc::clone(&server.control.fronts[number]),
                 room: Arc::clone(&server.control.room),
                 number,
                 log: sinks.next(),
@@ -307,7 +309,7 @@ fn keep(
         reloads,
         book: Arc::default(),
         room: Arc::new(Room::new(workers)),
-        workers,
+        fronts: (0..workers).map(|_| Arc::default()).collect(),
         log: None,
     };
     let start = keeper::Start {
@@ -336,7 +338,7 @@ pub struct Control {
     reloads: mpsc::UnboundedSender<Reload>,
     book: Arc<Book>,
     room: Arc<Room>,
-    workers: usize,
+    fronts: Vec<Arc<FrontTally>>,
     log: Option<log::Handle>,
 }
 
@@ -353,7 +355,16 @@ impl Control {
 
     /// How many workers it has.
     pub fn workers(&self) -> usize {
-        self.workers
+        self.fronts.len()
+    }
+
+    /// What the workers count of exchanges, whatever their backends.
+    pub fn front(&self) -> FrontFigures {
+        let mut sum = FrontFigures::default();
+        for front in &self.fronts {
+            front.add_to(&mut sum);
+        }
+        sum
     }
 
     /// What became of the access log's lines, if there is one.

@@ -18,11 +18,12 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
+use crate::account::FrontTally;
 use crate::alarm::Alarms;
 use crate::client::{self, Conn, Parked, Policy, Served};
 use crate::log::Sink;
 use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
-use crate::proxy::{Layout, Proxy};
+use crate::proxy::{Ear, Ears, Layout, Proxy};
 
 use clients::Clients;
 use parking::Left;
@@ -62,6 +63,8 @@ pub struct Plan {
     pub room: Arc<Room>,
     /// Where its exchanges are logged, if they are.
     pub log: Option<Sink>,
+    /// What it counts.
+    pub front: Arc<FrontTally>,
 }
 
 /// How long to wait before accepting again when the process has no file descriptor left.
@@ -99,13 +102,17 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     let alarms = Alarms::default();
     let ringing = spawn_local(alarms.clone().run());
     let log = plan.log.take().map(Rc::new);
-    let flushing = log.map(|log| spawn_local(log.keep_flushing()));
+    let flushing = log.clone().map(|log| spawn_local(log.keep_flushing()));
     let orders = Arc::clone(&plan.orders.borrow_and_update());
+    let ears = Ears {
+        front: plan.front,
+        log: log.map(|log| -> Ear { Rc::new(move |exchange| log.note(exchange)) }),
+    };
     let door = Rc::new(Door {
         worker: plan.number,
         stop: plan.stop.clone(),
         accepting: RefCell::default(),
-        proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number))),
+        proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number, ears))),
         clients: Clients::new(plan.number, Arc::clone(&plan.room))?,
         room: plan.room,
         alarms,
@@ -317,7 +324,8 @@ impl Door {
                 let proxy = Rc::clone(&door.proxy.borrow());
                 proxy.exchange(Rc::clone(&conn), request)
             };
-            let served = client::serve(stream, Rc::clone(&conn), exchange).await;
+            let refused = |status| door.proxy.borrow().refused(&conn, status);
+            let served = client::serve(stream, Rc::clone(&conn), exchange, refused).await;
             door.clients.end(number);
             match served {
                 Served::Parked(stream, parked) => door.park(stream, conn, parked),
