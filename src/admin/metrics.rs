@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::account::{Close, ConnectFault, FrontFigures, LineFigures, PoolFigures, Refusal};
 use crate::keepalive::CloseReason;
+use crate::log;
 
 use super::exposition::Kind::{Counter, Gauge};
 use super::exposition::{Format, Page};
@@ -26,6 +27,8 @@ pub(super) struct Facts {
     pub(super) upstreams: Vec<(String, PoolFigures)>,
     /// The backends, one by one.
     pub(super) backends: Vec<Backend>,
+    /// The access log's lines; none if there is no such log.
+    pub(super) log: log::Counts,
     /// What the kernel had when it was last asked.
     pub(super) sample: Option<Sample>,
 }
@@ -62,6 +65,18 @@ pub(super) fn page(facts: &Facts, format: Format) -> String {
     connections(&mut page, &facts.backends);
     ends(&mut page, &facts.backends);
     line(&mut page, &facts.backends);
+    page.family(
+        "warmline_access_log_lines_total",
+        Counter,
+        "Lines of the access log that were written.",
+    )
+    .sample(&[], facts.log.written);
+    page.family(
+        "warmline_access_log_lines_dropped_total",
+        Counter,
+        "Lines that were not: writing was too slow, or failed.",
+    )
+    .sample(&[], facts.log.dropped);
     if let Some(sample) = &facts.sample {
         kernel::write(&mut page, sample);
     }

@@ -310,9 +310,11 @@ impl Keeper {
         }
         self.upstreams = upstreams;
         let (workers, admin) = (self.settings.workers, self.settings.admin);
+        let access_log = self.settings.access_log.take();
         self.settings = Settings {
             workers,
             admin,
+            access_log,
             ..settings
         };
         self.give_orders(router);

@@ -18,7 +18,7 @@ use crate::lookup::LookUpError;
 use crate::net::{ListenError, OptionError, Tls, TlsError};
 use crate::route::{RouteSettings, Router};
 use crate::worker::{self, Orders, Plan, Room};
-use crate::{backend, client};
+use crate::{backend, client, log};
 
 use figures::Book;
 use keeper::Reload;
@@ -49,6 +49,8 @@ pub struct Settings {
     pub max_clients: Option<NonZeroU32>,
     /// Where its figures can be asked for; `None` is nowhere. It takes a restart to change it.
     pub admin: Option<SocketAddr>,
+    /// Where each exchange is logged; `None` is nowhere. It takes a restart to change it.
+    pub access_log: Option<log::Settings>,
     /// The addresses it listens on.
     pub listeners: Vec<ListenerSettings>,
     /// What is asked for otherwise for requests to these hosts.
@@ -137,6 +139,14 @@ pub enum StartError {
     /// A route names an upstream that is not there.
     #[error("a route names upstream {0}, which is not defined")]
     NoUpstream(String),
+    /// The access log cannot be written.
+    #[error("access_log: cannot open {path}: {source}")]
+    AccessLog {
+        /// Where it was to be.
+        path: log::Destination,
+        /// Why.
+        source: io::Error,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Worker(io::Error),
@@ -163,6 +173,7 @@ fn listed(faults: &[StartError]) -> String {
 pub struct Server {
     workers: Vec<JoinHandle<io::Result<()>>>,
     keeper: JoinHandle<()>,
+    log: Option<log::Log>,
     control: Control,
     orders: watch::Receiver<Arc<Orders>>,
 }
@@ -177,10 +188,14 @@ impl Server {
             0 => thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        let (control, keeper, orders) = keep(settings, workers)?;
+        let (mut control, keeper, orders) = keep(settings, workers)?;
+        let (log, sinks) = access_log(settings, workers)?;
+        control.log = log.as_ref().map(log::Log::handle);
+        let mut sinks = sinks.into_iter();
         let mut server = Server {
             workers: Vec::new(),
             keeper,
+            log,
             control,
             orders,
         };
@@ -189,6 +204,7 @@ impl Server {
                 front: Arc::clone(&server.control.fronts[number]),
                 room: Arc::clone(&server.control.room),
                 number,
+                log: sinks.next(),
                 orders: server.orders.clone(),
                 stop: server.control.stop.subscribe(),
             };
@@ -249,11 +265,31 @@ impl Server {
                 Err(_) => tracing::error!("a worker panicked"),
             }
         }
+        if let Some(log) = self.log.take() {
+            log.join();
+        }
         // If the workers ended by themselves nobody has told it yet.
         self.control.stop();
         if self.keeper.join().is_err() {
             tracing::error!("the thread that looks names up panicked");
         }
+    }
+}
+
+/// Opens the access log, if there is to be one, with a sink for each worker.
+fn access_log(
+    settings: &Settings,
+    workers: usize,
+) -> Result<(Option<log::Log>, Vec<log::Sink>), StartError> {
+    let Some(asked) = &settings.access_log else {
+        return Ok((None, Vec::new()));
+    };
+    match log::start(asked, workers) {
+        Ok((log, sinks)) => Ok((Some(log), sinks)),
+        Err(source) => Err(StartError::AccessLog {
+            path: asked.to.clone(),
+            source,
+        }),
     }
 }
 
@@ -276,6 +312,7 @@ fn keep(
         departures: departures.clone(),
         room: Arc::new(Room::new(workers)),
         fronts: (0..workers).map(|_| Arc::default()).collect(),
+        log: None,
     };
     let start = keeper::Start {
         settings: settings.clone(),
@@ -309,6 +346,7 @@ pub struct Control {
     departures: Option<Arc<Departures>>,
     room: Arc<Room>,
     fronts: Vec<Arc<FrontTally>>,
+    log: Option<log::Handle>,
 }
 
 impl Control {
@@ -340,6 +378,16 @@ impl Control {
             front.add_to(&mut sum);
         }
         sum
+    }
+
+    /// What became of the access log's lines, if there is one.
+    pub fn access_log(&self) -> Option<log::Counts> {
+        self.log.as_ref().map(log::Handle::counts)
+    }
+
+    /// Has the access log's file reopened; see [`log::Handle::reopen`]. `false` if there is no such log.
+    pub fn reopen_log(&self) -> bool {
+        self.log.as_ref().map(log::Handle::reopen).is_some()
     }
 
     /// Begins the end: see [`Server::stop`].

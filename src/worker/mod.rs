@@ -21,8 +21,9 @@ use tracing::{debug, error, warn};
 use crate::account::FrontTally;
 use crate::alarm::Alarms;
 use crate::client::{self, Conn, Parked, Policy, Served};
+use crate::log::Sink;
 use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
-use crate::proxy::{Ears, Layout, Proxy};
+use crate::proxy::{Ear, Ears, Layout, Proxy};
 
 use clients::Clients;
 use parking::Left;
@@ -60,6 +61,8 @@ pub struct Plan {
     pub stop: watch::Receiver<bool>,
     /// For how many clients there is room.
     pub room: Arc<Room>,
+    /// Where its exchanges are logged, if they are.
+    pub log: Option<Sink>,
     /// What it counts.
     pub front: Arc<FrontTally>,
 }
@@ -98,10 +101,12 @@ pub fn run(plan: Plan) -> io::Result<()> {
 pub async fn work(mut plan: Plan) -> io::Result<()> {
     let alarms = Alarms::default();
     let ringing = spawn_local(alarms.clone().run());
+    let log = plan.log.take().map(Rc::new);
+    let flushing = log.clone().map(|log| spawn_local(log.keep_flushing()));
     let orders = Arc::clone(&plan.orders.borrow_and_update());
     let ears = Ears {
         front: plan.front,
-        log: None,
+        log: log.map(|log| -> Ear { Rc::new(move |exchange| log.note(exchange)) }),
     };
     let door = Rc::new(Door {
         worker: plan.number,
@@ -138,6 +143,9 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     door.clients.drain(bound).await;
     taking_up.abort();
     ringing.abort();
+    if let Some(flushing) = flushing {
+        flushing.abort();
+    }
     Ok(())
 }
 

@@ -133,6 +133,7 @@ pub fn in_moved_time(
             orders: ordered,
             stop: stopped,
             room: Arc::new(Room::new(1)),
+            log: None,
             front: Arc::default(),
         }));
         let worker = Rc::new(Worker { addr, orders, stop });
