@@ -27,6 +27,7 @@ const PURE: &[&str] = &[
     "admin/lanes.rs",
     "admin/little.rs",
     "admin/owners.rs",
+    "admin/snat.rs",
     "admin/warning.rs",
     "census/counters.rs",
     "census/diag.rs",

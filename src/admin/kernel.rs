@@ -7,6 +7,7 @@ use super::exposition::Page;
 use super::lanes::LaneSample;
 use super::owners::Balance;
 use super::sampler::{Origins, Sample};
+use super::snat::{self, SnatSample};
 
 /// What the kernel had when it was last asked.
 pub(super) fn write(page: &mut Page, sample: &Sample) {
@@ -47,6 +48,8 @@ pub(super) fn write(page: &mut Page, sample: &Sample) {
         .sample(&[], ports);
     }
     lanes(page, &sample.lanes);
+    snats(page, &sample.snats);
+    tightest(page, sample);
     if let Some(known) = &sample.origins {
         origins(page, known);
     }
@@ -121,6 +124,49 @@ fn lanes(page: &mut Page, lanes: &[LaneSample]) {
         "When half of them are taken and connect() gets slow in programs that do not set IP_LOCAL_PORT_RANGE; Warmline does. Absent where it does not come to that.",
         &|lane| lane.slow_after.map(|after| after.as_secs_f64()),
     );
+}
+
+fn snats(page: &mut Page, snats: &[SnatSample]) {
+    let mut each = |name, help, value: &dyn Fn(&SnatSample) -> Option<f64>| {
+        let mut family = page.family(name, Gauge, help);
+        for snat in snats {
+            if let Some(value) = value(snat) {
+                family.sample(&[("backend", &snat.backend.to_string())], value);
+            }
+        }
+    };
+    each(
+        "warmline_snat_ports",
+        "The ports of a NAT on the way to the backend: snat_ports.",
+        &|snat| Some(snat.ports.into()),
+    );
+    each(
+        "warmline_snat_ports_left",
+        "Of these, those left beside open connections and those closed by a FIN within 120 s. Other programs behind the NAT are not known.",
+        &|snat| Some(snat.left.into()),
+    );
+    each(
+        "warmline_snat_ports_last_seconds",
+        "When none of these is left at the present rate. Absent where it does not come to that.",
+        &|snat| snat.fails_after.map(|after| after.as_secs_f64()),
+    );
+}
+
+fn tightest(page: &mut Page, sample: &Sample) {
+    let mut family = page.family(
+        "warmline_tightest_ports_left",
+        Gauge,
+        "The ports left to the backend by the tighter limit: local_ports, of the source address with the most, or snat_ports.",
+    );
+    let mut backends: Vec<_> = sample.lanes.iter().map(|lane| lane.backend).collect();
+    backends.extend(sample.snats.iter().map(|snat| snat.backend));
+    backends.sort_unstable();
+    backends.dedup();
+    for backend in backends {
+        if let Some((limit, left)) = snat::tightest(backend, &sample.lanes, &sample.snats) {
+            family.sample(&[("backend", &backend.to_string()), ("limit", limit)], left);
+        }
+    }
 }
 
 fn origins(page: &mut Page, origins: &Origins) {

@@ -10,6 +10,7 @@ mod little;
 mod metrics;
 mod owners;
 mod sampler;
+mod snat;
 mod traffic;
 mod warning;
 
@@ -180,8 +181,10 @@ fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
             let more = Backend {
                 address,
                 source_ports: upstream.source_ports,
+                snat_ports: upstream.snat_ports,
                 opened: figures.counts.opened,
                 left: figures.ended_by(Close::ProxyFin),
+                closed: figures.ended_by(Close::ProxyFin) + figures.ended_by(Close::BackendFin),
             };
             // Two upstreams may have it.
             match backends.iter_mut().find(|known| known.address == address) {

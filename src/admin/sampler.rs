@@ -18,6 +18,7 @@ use crate::census::{self, Census, Counters, Lanes, Source, Visit};
 use super::lanes::{Backend, LaneBook, LaneSample};
 use super::little::Little;
 use super::owners::{Balance, Found, Owners, Place, TimeWaits};
+use super::snat::{SnatBook, SnatSample};
 use super::warning::Warnings;
 
 /// How often the kernel is asked, unless that takes long.
@@ -38,6 +39,8 @@ pub(super) struct Sample {
     /// The ports from each source address to each backend; none where the kernel's settings cannot
     /// be read.
     pub(super) lanes: Vec<LaneSample>,
+    /// The ports of NATs on the way to backends, where any are declared.
+    pub(super) snats: Vec<SnatSample>,
     /// How many ports an outgoing connection may get.
     pub(super) ports: Option<u32>,
     /// Whose `TIME_WAIT`s there are towards the backends; `None` where that cannot be known.
@@ -160,6 +163,7 @@ fn sample(
 #[derive(Default)]
 struct Looker {
     lanes: LaneBook,
+    snats: SnatBook,
     warnings: Warnings,
     owners: Owners,
     little: Little,
@@ -209,6 +213,7 @@ impl Looker {
         let lanes = limits.as_ref().map_or_else(Vec::new, |limits| {
             self.lanes.samples(&lanes, backends, limits, since)
         });
+        let snats = self.snats.samples(backends, &lanes, since);
         for warning in self.warnings.of(&lanes) {
             warn!("{warning}");
         }
@@ -237,6 +242,7 @@ impl Looker {
             census,
             listeners: listeners.clone(),
             lanes,
+            snats,
             origins,
             counters,
             ports: limits.map(|limits| limits.given(&listened).count()),

@@ -174,7 +174,11 @@ mod tests {
             let [snat] = &found[..] else {
                 panic!("{found:?}")
             };
-            looks.push((snat.held, snat.left, snat.fails_after.map(|after| after.as_secs())));
+            looks.push((
+                snat.held,
+                snat.left,
+                snat.fails_after.map(|after| after.as_secs()),
+            ));
         }
         assert_eq!(looks[49], (500, 524, Some(52)));
         assert_eq!(looks[89], (900, 124, Some(12)));
@@ -184,7 +188,10 @@ mod tests {
         assert_eq!(looks[199], (100, 924, None));
         let said = &book.samples(&[backend(2000)], &[], second)[0];
         assert_eq!((said.left, said.fails_after), (0, Some(Duration::ZERO)));
-        assert!(said.sentence.starts_with("behind the NAT at 110 connects/s"));
+        assert!(
+            said.sentence
+                .starts_with("behind the NAT at 110 connects/s")
+        );
     }
 
     #[test]
@@ -215,8 +222,16 @@ mod tests {
         };
         let address = backend(0).address;
         for (lanes, snats, expected) in [
-            (vec![lane(5), lane(9)], vec![snat(8)], Some(("snat_ports", 8))),
-            (vec![lane(5), lane(7)], vec![snat(8)], Some(("local_ports", 7))),
+            (
+                vec![lane(5), lane(9)],
+                vec![snat(8)],
+                Some(("snat_ports", 8)),
+            ),
+            (
+                vec![lane(5), lane(7)],
+                vec![snat(8)],
+                Some(("local_ports", 7)),
+            ),
             (vec![lane(5)], vec![], Some(("local_ports", 5))),
             (vec![], vec![snat(8)], Some(("snat_ports", 8))),
             (vec![], vec![], None),

@@ -94,6 +94,12 @@ pub struct Settings {
     /// Source: Apache httpd 2.4, `ProxySourceAddress`; nginx, `proxy_bind`.
     pub source_addresses: Vec<IpAddr>,
 
+    /// The ports that a NAT between the proxy and the backends has towards each of their addresses, to be
+    /// counted down like local ports. 0: there is none, or it has enough. Only figures follow from it.
+    ///
+    /// Default: 0.
+    pub snat_ports: u32,
+
     /// What is set on their sockets.
     pub sockets: SocketOptions,
 
@@ -130,6 +136,7 @@ impl Settings {
             preserve_host: true,
             forwarded: Forwarded::default(),
             source_addresses: Vec::new(),
+            snat_ports: 0,
             sockets: SocketOptions::default(),
             closing: Closing::default(),
             resolve: lookup::Settings::default(),
@@ -146,6 +153,7 @@ impl Settings {
             preserve_host: self.preserve_host,
             forwarded: self.forwarded,
             resolve: self.resolve.clone(),
+            snat_ports: self.snat_ports,
             ..other.clone()
         };
         *self == alike
@@ -258,6 +266,7 @@ mod tests {
         assert!(keeps(|new| new.preserve_host = false));
         assert!(keeps(|new| new.forwarded = Forwarded::Off));
         assert!(keeps(|new| new.resolve.again = false));
+        assert!(keeps(|new| new.snat_ports = 1024));
         assert!(keeps(|new| new.servers[0].weight = 7));
         assert!(keeps(|new| new.servers.push(ServerSettings::new("b:80"))));
         assert!(!keeps(|new| new.connect_timeout *= 2));

@@ -270,6 +270,7 @@ pub const UPSTREAMS: Table = Table {
         // Sockets and ports.
         sockets::SOURCE_ADDRESSES,
         sockets::SOURCE_PORT_RANGE,
+        sockets::SNAT_PORTS,
         sockets::TCP_KEEPALIVE,
         sockets::TCP_KEEPALIVE_INTERVAL,
         sockets::TCP_KEEPALIVE_PROBES,

@@ -14,6 +14,8 @@ pub struct UpstreamFigures {
     pub name: String,
     /// The ports that its connections are confined to, if they are.
     pub source_ports: Option<PortRange>,
+    /// The ports that a NAT on the way has towards each of its backends; 0: there is none.
+    pub snat_ports: u32,
     /// Its backends.
     pub backends: Share,
     /// Backends it has no more, whose last connections may still be open.
@@ -125,12 +127,14 @@ impl Book {
                 None => UpstreamFigures {
                     name: name.clone(),
                     source_ports: None,
+                    snat_ports: 0,
                     backends: Vec::new(),
                     leaving: Vec::new(),
                     gone: PoolFigures::default(),
                 },
             };
             figures.source_ports = plan.settings.sockets.source_ports;
+            figures.snat_ports = plan.settings.snat_ports;
             figures.changes_to(plan.servers.clone());
             book.push(figures);
         }

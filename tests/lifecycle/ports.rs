@@ -21,14 +21,13 @@ use crate::support::scripted::Backend;
 use crate::support::{PATIENCE, local, wait_until};
 
 /// What `ss -tan state time-wait` lists towards this address.
-fn ss(backend: SocketAddr) -> f64 {
+fn ss(backend: SocketAddr) -> usize {
     let output = Command::new(process::find(&["ss"], "iproute2"))
         .args(["-HOtan", "state", "time-wait", "dst", &backend.to_string()])
         .output()
         .expect("ss can be run");
     assert!(output.status.success());
-    let count = String::from_utf8_lossy(&output.stdout).lines().count();
-    f64::from(u32::try_from(count).unwrap())
+    String::from_utf8_lossy(&output.stdout).lines().count()
 }
 
 /// An admin listener, asked again and again over one connection: each would take a port.
@@ -114,7 +113,7 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
             let exhausted = format!("warmline_local_ports_last_seconds{lane}");
             assert_eq!(admin.figure(&exhausted), Some(0.0));
             assert_eq!(admin.figure("warmline_local_ports"), Some(200.0));
-            assert_eq!(ss(backend.addr), 200.0);
+            assert_eq!(ss(backend.addr), 200);
 
             let response = ask(&mut client, GET);
             assert_eq!(response.status, 503);
@@ -223,7 +222,7 @@ fn each_time_wait_is_told_by_what_left_it() {
         assert!(none.is_empty(), "{none:?}");
         let lasts = pooled_page.all("warmline_local_ports_last_seconds{");
         assert!(lasts.is_empty(), "nothing runs out: {lasts:?}");
-        assert_eq!(ss(backend.addr), 0.0);
+        assert_eq!(ss(backend.addr), 0);
 
         // Without one there is one for each request; others' are not ours.
         let (short, _short_admin, mut short_page) = start(false);
@@ -242,7 +241,7 @@ fn each_time_wait_is_told_by_what_left_it() {
         foreign(&mut short_page, 7.0);
         ours(&mut short_page, 30.0);
         foreign(&mut pooled_page, 37.0);
-        assert_eq!(ss(backend.addr), 37.0);
+        assert_eq!(ss(backend.addr), 37);
         let births = format!(
             "warmline_time_wait_births_per_second{{source=\"127.0.0.1\",backend=\"{}\"}}",
             backend.addr
