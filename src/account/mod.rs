@@ -57,6 +57,9 @@ impl Close {
     }
 }
 
+/// Of so many connections that end, the kernel is asked of one how its way was: it costs a system call.
+pub const SAMPLED: u64 = 16;
+
 /// How many connections there were, and what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -137,6 +140,8 @@ pub struct PoolTally {
     borrowed: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
     connect_faults: [AtomicU64; ConnectFault::ALL.len()],
+    ends_begun: AtomicU64,
+    retransmits: AtomicU64,
     /// The exchanges this backend had a part in.
     pub(crate) traffic: TrafficTally,
     /// What they and its connections waited for, and how long.
@@ -228,6 +233,20 @@ impl PoolTally {
         }
     }
 
+    /// Whether the kernel is to be asked of the way that this connection, which ends, went.
+    pub(crate) fn samples_end(&self) -> bool {
+        let ends = self.ends_begun.load(Ordering::Relaxed);
+        set(&self.ends_begun, ends + 1);
+        ends.is_multiple_of(SAMPLED)
+    }
+
+    /// Counts what it said.
+    pub(crate) fn path(&self, round_trip: Duration, retransmits: u32) {
+        self.spans.note(Span::RoundTrip, round_trip);
+        let sum = self.retransmits.load(Ordering::Relaxed);
+        set(&self.retransmits, sum + u64::from(retransmits));
+    }
+
     /// Counts an attempt to open a connection that came to nothing.
     pub(crate) fn connect_failed(&self, fault: ConnectFault) {
         let cell = &self.connect_faults[fault as usize];
@@ -291,6 +310,7 @@ impl PoolTally {
         for (sum, cell) in sum.connect_faults.iter_mut().zip(&self.connect_faults) {
             *sum += cell.load(Ordering::Relaxed);
         }
+        sum.retransmits += self.retransmits.load(Ordering::Relaxed);
         self.traffic.add_to(&mut sum.traffic);
         self.spans.add_to(&mut sum.spans);
     }
@@ -376,6 +396,8 @@ pub struct PoolFigures {
     /// Attempts to open one that came to nothing, by [`ConnectFault`]; those that were given up are not
     /// among them.
     pub connect_faults: [u64; ConnectFault::ALL.len()],
+    /// Segments that had to be sent again on the connections in [`Span::RoundTrip`].
+    pub retransmits: u64,
     /// The exchanges these backends had a part in.
     pub traffic: Traffic,
     /// What they and their connections waited for, and how long.
@@ -393,6 +415,7 @@ impl PoolFigures {
             handshakes,
             counts,
             connect_faults,
+            retransmits,
             traffic,
             spans,
         } = others;
@@ -410,6 +433,7 @@ impl PoolFigures {
         for (sum, other) in self.connect_faults.iter_mut().zip(connect_faults) {
             *sum += other;
         }
+        self.retransmits += retransmits;
         self.counts.add(counts);
         self.traffic.add(traffic);
         self.spans.add(spans);

@@ -11,6 +11,7 @@ mod metrics;
 mod owners;
 mod sampler;
 mod snat;
+mod traffic;
 mod warning;
 
 use std::convert::Infallible;

@@ -9,7 +9,7 @@ use http::header::{HOST, REFERER, USER_AGENT};
 use http::request;
 use tokio::time::Instant;
 
-use crate::account::{self, Arm, Asked, Connection, Exchange, FrontTally, Outcome, Over, Span};
+use crate::account::{self, Asked, Connection, Exchange, FrontTally, Outcome, Over, Span};
 use crate::client::Conn;
 use crate::keepalive::CloseReason;
 
@@ -231,7 +231,7 @@ impl Record {
         let address = self.backend.as_ref().map(|backend| backend.address());
         let upstream = self.upstream.as_ref().map(|upstream| account::Upstream {
             name: &upstream.settings().name,
-            arm: upstream.arm(),
+            arm: upstream.settings().arm(),
             backend: address.map(|address| address as &dyn std::fmt::Display),
             connection: self.connection,
             checkout,
@@ -270,16 +270,5 @@ fn exchange<'a>(
         outcome: over.outcome,
         total: over.total,
         upstream,
-    }
-}
-
-impl Upstream {
-    /// How its connections are used.
-    fn arm(&self) -> Arm {
-        if self.settings().pool.keeps() {
-            Arm::Pooled
-        } else {
-            Arm::Short
-        }
     }
 }
