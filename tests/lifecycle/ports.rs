@@ -93,7 +93,7 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
             let backend = Backend::numbered();
             let text = config("127.0.0.1:0", backend.addr, "")
                 + "keep_alive = false\nshort_mode = \"proxy-closes\"\n\
-                   [client]\nmax_keep_alive_requests = 0\n\
+                   [client]\nmax_keep_alive_requests = 0\nkeep_alive_timeout = \"60s\"\n\
                    [admin]\naddress = \"127.0.0.1:0\"\n";
             let program = Program::with_file(&text);
             // Below what is listened on.
@@ -156,6 +156,41 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
                 .find(|line| line.contains("no local port is left towards"));
             let failed = failed.unwrap_or_else(|| panic!("no such line in {log}"));
             assert!(failed.contains("keep_alive = true saves ports"), "{failed}");
+        },
+    );
+}
+
+#[test]
+fn time_waits_that_are_missing_are_told_of_with_the_cause() {
+    in_network_of_its_own(
+        "ports::time_waits_that_are_missing_are_told_of_with_the_cause",
+        || {
+            let most = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
+            fs::write(most, "100").unwrap();
+            let backend = Backend::numbered();
+            let text = config("127.0.0.1:0", backend.addr, "")
+                + "keep_alive = false\nshort_mode = \"proxy-closes\"\n\
+                   [client]\nmax_keep_alive_requests = 0\nkeep_alive_timeout = \"60s\"\n\
+                   [admin]\naddress = \"127.0.0.1:0\"\n";
+            let program = Program::with_file(&text);
+            let mut admin = Page::of(admin_of(&program));
+            let mut client = program.client();
+            for _ in 0..300 {
+                assert_eq!(ask(&mut client, GET).status, 200);
+            }
+            let of = format!("upstream=\"app\",backend=\"{}\"", backend.addr);
+            admin.wait_for(
+                &format!("warmline_time_wait_expected_sockets{{{of}}}"),
+                300.0,
+            );
+            let found = format!("warmline_time_wait_found_sockets{{{of}}}");
+            assert!(admin.figure(&found) <= Some(100.0));
+            assert!(ss(backend.addr) <= 100);
+            let overflows = admin.figure("warmline_kernel_time_wait_overflows_total");
+            assert!(overflows >= Some(200.0), "{overflows:?}");
+            program.wait_for_log("net.ipv4.tcp_max_tw_buckets is reached");
+            let log = program.log();
+            assert!(log.contains("of 300 connections to backends"), "{log}");
         },
     );
 }
