@@ -21,16 +21,23 @@ const READS_CONFIG: [&str; 3] = ["lib", "main", "cli"];
 
 /// Files, and folders with all that is in them, that only decide.
 const PURE: &[&str] = &[
+    "account/held.rs",
+    "admin/exposition.rs",
+    "admin/facts.rs",
+    "admin/history.rs",
+    "admin/host.rs",
+    "admin/metrics.rs",
+    "admin/snapshot.rs",
     "backend/closing.rs",
     "balance.rs",
     "census/diag.rs",
     "census/state.rs",
     "census/survey.rs",
-    "cli/json.rs",
     "cli/tables.rs",
     "compare/picture.rs",
     "config/",
     "headroom.rs",
+    "json.rs",
     "keepalive.rs",
     "lookup/answer.rs",
     "lookup/origin.rs",
@@ -51,6 +58,7 @@ const PURE: &[&str] = &[
     "proxy/retry.rs",
     "quantity.rs",
     "route.rs",
+    "server/admin.rs",
     "server/change.rs",
 ];
 
@@ -105,7 +113,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("account", &["keepalive"]),
     (
         "admin",
-        &["account", "census", "keepalive", "net", "server"],
+        &["account", "census", "json", "keepalive", "net", "server"],
     ),
     ("alarm", &[]),
     ("memory", &[]),
@@ -125,6 +133,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "compare",
             "config",
             "headroom",
+            "json",
             "keepalive",
             "quantity",
             "route",
@@ -147,6 +156,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("headroom", &["census", "quantity"]),
+    ("json", &[]),
     ("keepalive", &[]),
     ("lib", &[]),
     ("lookup", &[]),

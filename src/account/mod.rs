@@ -1,6 +1,7 @@
 //! What happened, counted: written by one worker each, read from anywhere.
 
 mod exchange;
+mod held;
 mod histogram;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use crate::keepalive::CloseReason;
 
 pub use exchange::{Arm, Asked, Connection, Exchange, Outcome, Upstream};
+pub use held::{Held, Stage};
 pub use histogram::{Times, TimesTally};
 
 /// Who ended a connection, and how.

@@ -17,7 +17,7 @@ use crate::backend::{self, ServerSettings};
 use crate::client;
 use crate::config::{self, Loaded, Report, SHUTDOWN_TIMEOUT};
 use crate::route::RouteSettings;
-use crate::server::{self, ListenerSettings, Server};
+use crate::server::{self, AdminAddress, AdminSettings, ListenerSettings, Server};
 
 /// The name of the upstream that `--upstream` makes.
 const UPSTREAM: &str = "default";
@@ -58,7 +58,10 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         |server| {
             announce(server, &settings);
             if let Some(admin) = &admin {
-                info!("admin on http://{}", admin.address());
+                match admin.address() {
+                    AdminAddress::Ip(address) => info!("admin on http://{address}"),
+                    unix @ AdminAddress::Unix(_) => info!("admin on {unix}"),
+                }
             }
         },
         || read_again(args),
@@ -67,11 +70,11 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
 
 /// Starts the admin listener, if there is to be one.
 fn admin(server: &Server, settings: &server::Settings) -> io::Result<Option<Admin>> {
-    let start = |address| {
-        Admin::start(address, server.control(), server.addresses())
-            .map_err(|error| io::Error::other(format!("{address}: {error}")))
+    let start = |admin: &AdminSettings| {
+        Admin::start(admin.clone(), server.control(), server.addresses())
+            .map_err(|error| io::Error::other(format!("{}: {error}", admin.address)))
     };
-    settings.admin.map(start).transpose()
+    settings.admin.as_ref().map(start).transpose()
 }
 
 /// What SIGHUP asks for. `None`, with the reasons in the log, if there is nothing to go on with but

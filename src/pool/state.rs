@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::account::Counts;
+use crate::account::{Counts, Held};
 use crate::keepalive::{CloseReason, Verdict};
 
 use super::settings::Settings;
@@ -70,6 +70,11 @@ impl PoolState {
     /// How many connections there are and were.
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Every connection there is, as seen at `now`.
+    pub fn connections(&self, now: Instant) -> impl Iterator<Item = Held> + '_ {
+        self.table.iter().map(move |entry| entry.held(now))
     }
 
     /// What is asked for.
@@ -147,9 +152,11 @@ impl PoolState {
     #[must_use]
     pub fn opened(&mut self, id: ConnId, streams: u32, draw: u32, now: Instant) -> Leased {
         self.arrived(id, streams, draw, now);
-        let mut leased = self.lease(id.index, now);
-        leased.idle = None;
-        leased
+        let leased = self.lease(id.index, now);
+        Leased {
+            idle: None,
+            ..leased
+        }
     }
 
     /// The connection under `id` is open, and nobody's: it is parked.
@@ -221,7 +228,7 @@ impl PoolState {
     pub fn refused(&mut self, id: ConnId) {
         let entry = self.leased_mut(id);
         entry.streams = (entry.leases - 1).max(1).min(entry.streams);
-        if matches!(entry.phase, Phase::Free { .. }) {
+        if entry.is_free() {
             self.table.unlink(id.index);
         }
     }
@@ -461,10 +468,8 @@ impl PoolState {
             }
             if let Some(limit) = self.settings.keep_alive.max_requests {
                 let most = limit.get().saturating_add(1);
-                assert!(
-                    entry.streams > 1 || entry.life.exchanges <= most,
-                    "{entry:?}"
-                );
+                let is_within = entry.streams > 1 || entry.life.exchanges <= most;
+                assert!(is_within, "{entry:?}");
             }
         }
         let counts = &self.counts;
@@ -556,7 +561,6 @@ impl PoolState {
         }
     }
 
-    /// Puts a connection into the list, where its time puts it: mostly first.
     fn park(&mut self, index: u32) {
         let entry = &self.table[index];
         if entry.leases == 0 {

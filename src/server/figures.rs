@@ -3,7 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::account::{LineFigures, PoolFigures};
+use crate::account::{Arm, LineFigures, PoolFigures};
 use crate::net::BackendAddr;
 use crate::proxy::{ServerCommon, Share, UpstreamPlan};
 
@@ -12,6 +12,8 @@ use crate::proxy::{ServerCommon, Share, UpstreamPlan};
 pub struct UpstreamFigures {
     /// Its name.
     pub name: String,
+    /// How its connections are used.
+    pub arm: Arm,
     /// Its backends.
     pub backends: Share,
     /// Backends it has no more, whose last connections may still be open.
@@ -114,10 +116,16 @@ impl Book {
                 Some(known) => old.remove(known),
                 None => UpstreamFigures {
                     name: name.clone(),
+                    arm: Arm::Pooled,
                     backends: Vec::new(),
                     leaving: Vec::new(),
                     gone: PoolFigures::default(),
                 },
+            };
+            figures.arm = if plan.settings.pool.keeps() {
+                Arm::Pooled
+            } else {
+                Arm::Short
             };
             figures.changes_to(plan.servers.clone());
             book.push(figures);

@@ -1,5 +1,6 @@
 //! The whole proxy: what is asked for, its workers, its end.
 
+mod admin;
 mod change;
 mod figures;
 mod keeper;
@@ -12,18 +13,27 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::lookup::LookUpError;
 use crate::net::{ListenError, OptionError, Tls, TlsError};
+use crate::proxy::PoolView;
 use crate::route::{RouteSettings, Router};
-use crate::worker::{self, Orders, Plan, Room};
+use crate::worker::{self, Look, Orders, Plan, Room};
 use crate::{backend, client};
 
 use figures::Book;
 use keeper::Reload;
 
+pub use admin::{AdminAddress, AdminSettings};
 pub use change::{Changes, Moves, UpstreamChange};
 pub use figures::UpstreamFigures;
+
+/// How many may want to see a worker's connections at once.
+const LOOKS: usize = 8;
+
+/// How long a worker may take to show its connections.
+const LOOK_WITHIN: Duration = Duration::from_millis(250);
 
 /// Everything a proxy is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +57,7 @@ pub struct Settings {
     /// Default: none. Source: Apache httpd 2.4, event MPM, `MaxRequestWorkers`; `HAProxy`, `maxconn`.
     pub max_clients: Option<NonZeroU32>,
     /// Where its figures can be asked for; `None` is nowhere. It takes a restart to change it.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<AdminSettings>,
     /// The addresses it listens on.
     pub listeners: Vec<ListenerSettings>,
     /// What is asked for otherwise for requests to these hosts.
@@ -176,17 +186,19 @@ impl Server {
             0 => thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        let (control, keeper, orders) = keep(settings, workers)?;
+        let (lookers, looks): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(LOOKS)).unzip();
+        let (control, keeper, orders) = keep(settings, workers, lookers)?;
         let mut server = Server {
             workers: Vec::new(),
             keeper,
             control,
             orders,
         };
-        for number in 0..workers {
+        for (number, looks) in looks.into_iter().enumerate() {
             let plan = Plan {
                 room: Arc::clone(&server.control.room),
                 number,
+                looks,
                 orders: server.orders.clone(),
                 stop: server.control.stop.subscribe(),
             };
@@ -263,6 +275,7 @@ impl Server {
 fn keep(
     settings: &Settings,
     workers: usize,
+    lookers: Vec<mpsc::Sender<Look>>,
 ) -> Result<(Control, JoinHandle<()>, watch::Receiver<Arc<Orders>>), StartError> {
     let (reloads, asked) = mpsc::unbounded_channel();
     let (started, first) = std_mpsc::sync_channel(1);
@@ -272,6 +285,7 @@ fn keep(
         book: Arc::default(),
         room: Arc::new(Room::new(workers)),
         workers,
+        lookers: lookers.into(),
     };
     let start = keeper::Start {
         settings: settings.clone(),
@@ -300,6 +314,8 @@ pub struct Control {
     book: Arc<Book>,
     room: Arc<Room>,
     workers: usize,
+    /// To each worker: who wants to see its connections.
+    lookers: Arc<[mpsc::Sender<Look>]>,
 }
 
 impl Control {
@@ -316,6 +332,28 @@ impl Control {
     /// How many workers it has.
     pub fn workers(&self) -> usize {
         self.workers
+    }
+
+    /// Every worker's connections to backends, by the worker's number. Of a worker that does not
+    /// answer soon there are none.
+    ///
+    /// # Cancellation
+    /// Nobody is told.
+    pub async fn connections(&self) -> Vec<(usize, Vec<PoolView>)> {
+        let ask = |(number, looker): (usize, &mpsc::Sender<Look>)| {
+            let (answer, answered) = oneshot::channel();
+            looker.try_send(Look { answer }).ok()?;
+            Some((number, answered))
+        };
+        let asked: Vec<_> = self.lookers.iter().enumerate().filter_map(ask).collect();
+        let end = Instant::now() + LOOK_WITHIN;
+        let mut seen = Vec::new();
+        for (number, answered) in asked {
+            if let Ok(Ok(pools)) = timeout_at(end, answered).await {
+                seen.push((number, pools));
+            }
+        }
+        seen
     }
 
     /// Begins the end: see [`Server::stop`].

@@ -8,15 +8,20 @@ use std::fmt::{self, Write as _};
 
 /// A value. Members of objects stay in their order.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Json {
+pub enum Json {
     /// Unknown, or unlimited.
     Null,
+    /// A switch.
     Bool(bool),
+    /// A count.
     Whole(u64),
     /// What is no number in JSON, an infinite one among it, becomes `null`.
     Number(f64),
+    /// A text.
     Text(String),
+    /// Several values.
     List(Vec<Json>),
+    /// Values by name.
     Object(Vec<(&'static str, Json)>),
 }
 

@@ -1,0 +1,128 @@
+//! What is known of a running proxy at one moment.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::account::{Arm, LineFigures, PoolFigures, Times};
+use crate::census::StateCounts;
+
+use super::sampler::Sample;
+
+/// What is known at one moment.
+pub(super) struct Facts {
+    /// Seconds since 1970.
+    pub(super) time: f64,
+    /// How long it has run.
+    pub(super) uptime: Duration,
+    /// Whether it has been told to stop.
+    pub(super) stopping: bool,
+    /// How many workers there are.
+    pub(super) workers: usize,
+    /// Client connections that are open.
+    pub(super) clients: u32,
+    /// The upstreams.
+    pub(super) upstreams: Vec<Upstream>,
+    /// The backends, one by one.
+    pub(super) backends: Vec<Backend>,
+    /// What the kernel had when it was last asked.
+    pub(super) sample: Option<Sample>,
+}
+
+/// One upstream.
+pub(super) struct Upstream {
+    pub(super) name: String,
+    pub(super) arm: Arm,
+    /// Of all its backends, those too that it has no more.
+    pub(super) figures: PoolFigures,
+}
+
+/// One backend of one upstream.
+pub(super) struct Backend {
+    pub(super) upstream: String,
+    pub(super) arm: Arm,
+    pub(super) address: String,
+    /// Its address as the kernel has it; `None` for a Unix socket.
+    pub(super) ip: Option<SocketAddr>,
+    pub(super) figures: PoolFigures,
+    pub(super) line: LineFigures,
+}
+
+impl Backend {
+    pub(super) fn labels(&self) -> [(&'static str, &str); 2] {
+        [("upstream", &self.upstream), ("backend", &self.address)]
+    }
+}
+
+impl Upstream {
+    /// How long its exchanges took, from the request's head to the response's last byte.
+    #[expect(clippy::unused_self, reason = "nobody counts them yet")]
+    pub(super) fn times(&self) -> Option<Times> {
+        None
+    }
+
+    /// The responses to clients by their class, 1xx first.
+    #[expect(clippy::unused_self, reason = "nobody counts them yet")]
+    pub(super) fn responses(&self) -> Option<[u64; 5]> {
+        None
+    }
+}
+
+impl Facts {
+    /// The kernel's sockets of an upstream's backends: towards them, and their own.
+    pub(super) fn states_of(&self, upstream: &str) -> (StateCounts, StateCounts) {
+        let Some(sample) = &self.sample else {
+            return Default::default();
+        };
+        let mut addresses: Vec<_> = self
+            .backends
+            .iter()
+            .filter(|backend| backend.upstream == upstream)
+            .filter_map(|backend| backend.ip)
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let sides = sample.census.of_all(addresses);
+        (sides.ours, sides.theirs)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::account::Counts;
+
+    /// One upstream with one backend, and these counts.
+    pub(in super::super) fn facts(requests: u64, connects: u64, reuses: u64) -> Facts {
+        let figures = PoolFigures {
+            requests,
+            counts: Counts {
+                opened: connects,
+                reused: reuses,
+                idle: 2,
+                ..Counts::default()
+            },
+            ..PoolFigures::default()
+        };
+        Facts {
+            time: 1_700_000_000.0,
+            uptime: Duration::from_secs(61),
+            stopping: false,
+            workers: 2,
+            clients: 3,
+            upstreams: vec![Upstream {
+                name: "app".to_owned(),
+                arm: Arm::Pooled,
+                figures,
+            }],
+            backends: vec![Backend {
+                upstream: "app".to_owned(),
+                arm: Arm::Pooled,
+                address: "10.0.0.1:80".to_owned(),
+                ip: Some(([10, 0, 0, 1], 80).into()),
+                figures,
+                line: LineFigures::default(),
+            }],
+            sample: None,
+        }
+    }
+}
