@@ -30,13 +30,16 @@ const PURE: &[&str] = &[
     "admin/snapshot.rs",
     "backend/closing.rs",
     "balance.rs",
+    "admin/lanes.rs",
     "census/diag.rs",
+    "census/lanes.rs",
+    "census/portset.rs",
     "census/state.rs",
     "census/survey.rs",
     "cli/tables.rs",
     "compare/picture.rs",
     "config/",
-    "headroom.rs",
+    "headroom/",
     "json.rs",
     "keepalive.rs",
     "lookup/answer.rs",
@@ -113,7 +116,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("account", &["keepalive"]),
     (
         "admin",
-        &["account", "census", "json", "keepalive", "net", "server"],
+        &[
+            "account",
+            "census",
+            "headroom",
+            "json",
+            "keepalive",
+            "net",
+            "server",
+        ],
     ),
     ("alarm", &[]),
     ("memory", &[]),
@@ -184,7 +195,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "account", "backend", "client", "lookup", "net", "pool", "proxy", "route", "worker",
         ],
     ),
-    ("worker", &["alarm", "client", "memory", "net", "proxy"]),
+    (
+        "worker",
+        &["account", "alarm", "client", "memory", "net", "proxy"],
+    ),
 ];
 
 /// Pairs that import each other, and why that stands for now.

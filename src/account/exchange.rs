@@ -45,6 +45,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Outcome; 4] = [
+        Outcome::Answered,
+        Outcome::Refused,
+        Outcome::BrokenOff,
+        Outcome::ClientGone,
+    ];
+
     /// As it stands in metrics and logs.
     pub fn label(self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 mod exchange;
 mod held;
 mod histogram;
+mod traffic;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +13,10 @@ use crate::keepalive::CloseReason;
 pub use exchange::{Arm, Asked, Connection, Exchange, Outcome, Upstream};
 pub use held::{Held, Stage};
 pub use histogram::{Times, TimesTally};
+pub use traffic::{
+    CLASSES, ConnectFault, FrontFigures, FrontTally, Over, Span, Spans, SpansTally, Traffic,
+    TrafficTally,
+};
 
 /// Who ended a connection, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,6 +135,11 @@ pub struct PoolTally {
     lent: AtomicU64,
     borrowed: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
+    connect_faults: [AtomicU64; ConnectFault::ALL.len()],
+    /// The exchanges this backend had a part in.
+    pub(crate) traffic: TrafficTally,
+    /// What they and its connections waited for, and how long.
+    pub(crate) spans: SpansTally,
 }
 
 impl PoolTally {
@@ -168,6 +178,15 @@ impl PoolTally {
     /// Enters the end of a connection.
     pub(crate) fn ended(&self, reason: CloseReason, close: Close, life: &EndSum) {
         self.ends[reason as usize][close as usize].add(life);
+        if reason == CloseReason::PeerClosedIdle {
+            self.spans.note(Span::IdleAtClose, life.idle);
+        }
+    }
+
+    /// Counts an attempt to open a connection that came to nothing.
+    pub(crate) fn connect_failed(&self, fault: ConnectFault) {
+        let cell = &self.connect_faults[fault as usize];
+        set(cell, cell.load(Ordering::Relaxed) + 1);
     }
 
     /// Counts a TLS handshake.
@@ -224,6 +243,11 @@ impl PoolTally {
         for (sum, cell) in counts.closed.iter_mut().zip(&self.closed) {
             *sum += cell.load(Ordering::Relaxed);
         }
+        for (sum, cell) in sum.connect_faults.iter_mut().zip(&self.connect_faults) {
+            *sum += cell.load(Ordering::Relaxed);
+        }
+        self.traffic.add_to(&mut sum.traffic);
+        self.spans.add_to(&mut sum.spans);
     }
 }
 
@@ -288,7 +312,7 @@ fn set(cell: &AtomicU64, value: u64) {
 }
 
 /// Figures of one or more pools, added up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolFigures {
     /// Requests sent to backends.
     pub requests: u64,
@@ -304,6 +328,13 @@ pub struct PoolFigures {
     pub handshakes: [u64; 2],
     /// What became of the connections.
     pub counts: Counts,
+    /// Attempts to open one that came to nothing, by [`ConnectFault`]; those that were given up are not
+    /// among them.
+    pub connect_faults: [u64; ConnectFault::ALL.len()],
+    /// The exchanges these backends had a part in.
+    pub traffic: Traffic,
+    /// What they and their connections waited for, and how long.
+    pub spans: Spans,
 }
 
 impl PoolFigures {
@@ -316,6 +347,9 @@ impl PoolFigures {
             ends,
             handshakes,
             counts,
+            connect_faults,
+            traffic,
+            spans,
         } = others;
         self.requests += requests;
         self.races_lost += races_lost;
@@ -328,7 +362,12 @@ impl PoolFigures {
         for (sum, other) in self.handshakes.iter_mut().zip(handshakes) {
             *sum += other;
         }
+        for (sum, other) in self.connect_faults.iter_mut().zip(connect_faults) {
+            *sum += other;
+        }
         self.counts.add(counts);
+        self.traffic.add(traffic);
+        self.spans.add(spans);
     }
 
     /// Connections that ended in this way, whatever the reason.

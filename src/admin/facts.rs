@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::account::{Arm, LineFigures, PoolFigures, Times};
+use crate::account::{Arm, FrontFigures, LineFigures, PoolFigures, Times};
 use crate::census::StateCounts;
 
 use super::sampler::Sample;
@@ -20,7 +20,9 @@ pub(super) struct Facts {
     pub(super) workers: usize,
     /// Client connections that are open.
     pub(super) clients: u32,
-    /// The upstreams.
+    /// Exchanges, whatever their backends.
+    pub(super) front: FrontFigures,
+    /// The upstreams, each with the figures of all backends it has and had.
     pub(super) upstreams: Vec<Upstream>,
     /// The backends, one by one.
     pub(super) backends: Vec<Backend>,
@@ -32,7 +34,6 @@ pub(super) struct Facts {
 pub(super) struct Upstream {
     pub(super) name: String,
     pub(super) arm: Arm,
-    /// Of all its backends, those too that it has no more.
     pub(super) figures: PoolFigures,
 }
 
@@ -55,19 +56,25 @@ impl Backend {
 
 impl Upstream {
     /// How long its exchanges took, from the request's head to the response's last byte.
-    #[expect(clippy::unused_self, reason = "nobody counts them yet")]
-    pub(super) fn times(&self) -> Option<Times> {
-        None
+    pub(super) fn times(&self) -> &Times {
+        &self.figures.traffic.total
     }
 
     /// The responses to clients by their class, 1xx first.
-    #[expect(clippy::unused_self, reason = "nobody counts them yet")]
-    pub(super) fn responses(&self) -> Option<[u64; 5]> {
-        None
+    pub(super) fn responses(&self) -> [u64; 5] {
+        [1, 2, 3, 4, 5].map(|class| self.figures.traffic.of_class(class))
     }
 }
 
 impl Facts {
+    /// The upstreams that have backends: those that a reload has removed have none.
+    pub(super) fn present(&self) -> impl Iterator<Item = &Upstream> {
+        let has = |name: &str| self.backends.iter().any(|backend| backend.upstream == name);
+        self.upstreams
+            .iter()
+            .filter(move |upstream| has(&upstream.name))
+    }
+
     /// The kernel's sockets of an upstream's backends: towards them, and their own.
     pub(super) fn states_of(&self, upstream: &str) -> (StateCounts, StateCounts) {
         let Some(sample) = &self.sample else {
@@ -109,10 +116,11 @@ pub(super) mod tests {
             stopping: false,
             workers: 2,
             clients: 3,
+            front: FrontFigures::default(),
             upstreams: vec![Upstream {
                 name: "app".to_owned(),
                 arm: Arm::Pooled,
-                figures,
+                figures: figures.clone(),
             }],
             backends: vec![Backend {
                 upstream: "app".to_owned(),

@@ -77,8 +77,8 @@ impl History {
     /// Takes a reading at `now`.
     pub(super) fn note(&mut self, facts: &Facts, now: Instant) {
         let mut sums = HashMap::new();
-        for upstream in &facts.upstreams {
-            let sum = Sum::of(&upstream.figures, upstream.times());
+        for upstream in facts.present() {
+            let sum = Sum::of(&upstream.figures, Some(upstream.times().clone()));
             sums.insert((upstream.name.clone(), None), sum);
         }
         for backend in &facts.backends {
@@ -98,7 +98,7 @@ impl History {
                 own,
             }
         };
-        let upstreams = facts.upstreams.iter().map(point).collect();
+        let upstreams = facts.present().map(point).collect();
         if self.past.len() == PAST {
             self.past.pop_front();
         }

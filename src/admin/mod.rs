@@ -10,6 +10,7 @@ mod exposition;
 mod facts;
 mod history;
 mod host;
+mod lanes;
 mod metrics;
 mod page;
 mod sampler;
@@ -36,12 +37,14 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tracing::debug;
 
+use crate::account::Close;
 use crate::json::Json;
 use crate::net::BackendAddr;
 use crate::server::{AdminAddress, AdminSettings, Control};
 
 use door::{Bound, Door, Guest};
 use events::Link;
+use lanes::Backend;
 use sampler::{Sampler, Watched};
 use site::{Answered, Effective, Site};
 
@@ -195,20 +198,27 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, site: Rc<S
 
 /// The addresses whose sockets are counted.
 fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
-    let mut backends = Vec::new();
+    let mut backends: Vec<Backend> = Vec::new();
     for upstream in control.upstreams() {
-        for (target, _) in &upstream.backends {
-            if let BackendAddr::Ip(address) = target.backend {
-                backends.push(address);
+        for (backend, figures, _) in upstream.each() {
+            let BackendAddr::Ip(address) = backend else {
+                continue;
+            };
+            let more = Backend {
+                address,
+                source_ports: upstream.source_ports,
+                opened: figures.counts.opened,
+                left: figures.ended_by(Close::ProxyFin),
+            };
+            // Two upstreams may have it.
+            match backends.iter_mut().find(|known| known.address == address) {
+                Some(known) => known.join(more),
+                None => backends.push(more),
             }
         }
     }
-    // The clients of a listener on every address are at addresses of their own.
-    let exact = listeners
-        .iter()
-        .filter(|address| !address.ip().is_unspecified());
     Watched {
         backends,
-        listeners: exact.copied().collect(),
+        listeners: listeners.to_vec(),
     }
 }

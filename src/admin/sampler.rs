@@ -9,8 +9,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::census::Census;
-use crate::census::ports::Sysctls;
+use crate::census::diag::SocketEntry;
+use crate::census::ports::Limits;
+use crate::census::{self, Census, Lanes, Visit};
+
+use super::lanes::{Backend, LaneBook, LaneSample};
 
 /// How often the kernel is asked, unless that takes long.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -27,6 +30,9 @@ pub(super) struct Sample {
     pub(super) census: Census,
     /// Of the addresses, those that are listened on.
     pub(super) listeners: Vec<SocketAddr>,
+    /// The ports from each source address to each backend; none where the kernel's settings cannot
+    /// be read.
+    pub(super) lanes: Vec<LaneSample>,
     /// How many ports an outgoing connection may get.
     pub(super) ports: Option<u32>,
     /// How long it took to ask.
@@ -37,8 +43,14 @@ pub(super) struct Sample {
 
 /// What is watched: the backends' addresses, and those that are listened on.
 pub(super) struct Watched {
-    pub(super) backends: Vec<SocketAddr>,
+    pub(super) backends: Vec<Backend>,
     pub(super) listeners: Vec<SocketAddr>,
+}
+
+/// What counts during one walk through the kernel's sockets.
+struct Counting {
+    census: Census,
+    lanes: Lanes,
 }
 
 /// The thread that asks. Ended when dropped.
@@ -91,28 +103,12 @@ fn sample(
     stopped: &mpsc::Receiver<()>,
 ) {
     let mut has_warned = false;
+    let mut looker = Looker::default();
     loop {
-        let began = Instant::now();
-        let Watched {
-            backends,
-            listeners,
-        } = watched();
-        let all: Vec<_> = backends.iter().chain(&listeners).copied().collect();
-        let taken = Census::take(&all);
-        let took = began.elapsed();
-        let period = period(took);
+        let taken = looker.look(watched());
         let next = match taken {
-            Ok(census) => {
-                let ports = Sysctls::read()
-                    .ok()
-                    .map(|sysctls| sysctls.port_range.ports());
-                let sample = Sample {
-                    census,
-                    listeners,
-                    ports,
-                    took,
-                    period,
-                };
+            Ok(sample) => {
+                let period = sample.period;
                 *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(sample);
                 period
             }
@@ -128,6 +124,68 @@ fn sample(
         if stopped.recv_timeout(next) != Err(mpsc::RecvTimeoutError::Timeout) {
             return;
         }
+    }
+}
+
+/// The one who looks, and what it remembers.
+#[derive(Default)]
+struct Looker {
+    lanes: LaneBook,
+    last: Option<Instant>,
+}
+
+impl Looker {
+    fn look(&mut self, watched: Watched) -> io::Result<Sample> {
+        let Watched {
+            backends,
+            listeners,
+        } = watched;
+        let began = Instant::now();
+        let since = self.last.map_or(Duration::ZERO, |last| began - last);
+        let addresses = backends.iter().map(|backend| backend.address);
+        let all: Vec<_> = addresses.chain(listeners.iter().copied()).collect();
+        let limits = Limits::read().ok();
+        let listened = census::listened_ports()?;
+        let lanes = match &limits {
+            Some(limits) => self.lanes.count(&backends, limits, &listened),
+            None => Lanes::new([]),
+        };
+        let mut counting = Counting {
+            census: Census::of_nothing_yet(&all),
+            lanes,
+        };
+        let source = census::walk(&mut counting)?;
+        counting.census.is_from(source);
+        let lanes = limits.as_ref().map_or_else(Vec::new, |limits| {
+            self.lanes
+                .samples(&counting.lanes, &backends, limits, since)
+        });
+        self.last = Some(began);
+        let took = began.elapsed();
+        Ok(Sample {
+            census: counting.census,
+            listeners,
+            lanes,
+            ports: limits.map(|limits| limits.given(&listened).count()),
+            took,
+            period: period(took),
+        })
+    }
+}
+
+impl Visit for Counting {
+    fn forget(&mut self) {
+        self.census.forget();
+        self.lanes.forget();
+    }
+
+    fn concerns(&self, socket: &SocketEntry) -> bool {
+        self.census.concerns(socket)
+    }
+
+    fn note(&mut self, socket: &SocketEntry) {
+        self.census.note(socket);
+        self.lanes.note(socket);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST, HeaderValue, VARY};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -16,11 +16,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::server::{AdminSettings, Control};
 
 use super::events::{self, Audience, Events, Link};
+use super::exposition::Format;
 use super::facts::{Backend, Facts, Upstream};
 use super::history::{History, PERIOD};
 use super::sampler::Sampler;
 use super::snapshot::{Cell, Cells, Shown, Snapshot};
-use super::{exposition, host, metrics, page};
+use super::{host, metrics, page};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -109,8 +110,13 @@ impl Site {
         match request.uri().path() {
             "/" => page::response(),
             "/metrics" => {
-                let page = metrics::page(&self.facts());
-                text(StatusCode::OK, exposition::CONTENT_TYPE, page)
+                let accept = request.headers().get(ACCEPT);
+                let format = Format::preferred(accept.and_then(|value| value.to_str().ok()));
+                let page = metrics::page(&self.facts(), format);
+                let mut response = text(StatusCode::OK, format.content_type(), page);
+                let varies = HeaderValue::from_static("accept");
+                response.headers_mut().insert(VARY, varies);
+                response
             }
             "/healthz" => text(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" if self.control.is_stopping() => {
@@ -223,7 +229,6 @@ impl Site {
         let mut upstreams = Vec::new();
         let mut backends = Vec::new();
         for upstream in self.control.upstreams() {
-            let before = backends.len();
             for (address, figures, line) in upstream.each() {
                 backends.push(Backend {
                     upstream: upstream.name.clone(),
@@ -234,13 +239,11 @@ impl Site {
                     line,
                 });
             }
-            if backends.len() > before {
-                upstreams.push(Upstream {
-                    figures: upstream.sum(),
-                    arm: upstream.arm,
-                    name: upstream.name,
-                });
-            }
+            upstreams.push(Upstream {
+                figures: upstream.sum(),
+                arm: upstream.arm,
+                name: upstream.name,
+            });
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Facts {
@@ -249,6 +252,7 @@ impl Site {
             stopping: self.control.is_stopping(),
             workers: self.control.workers(),
             clients: self.control.clients(),
+            front: self.control.front(),
             upstreams,
             backends,
             sample: self.sampler.latest(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::account::{Arm, Held};
 use crate::census::{Source, StateCounts, TcpState};
@@ -9,6 +10,7 @@ use crate::json::Json;
 
 use super::facts::{Backend, Facts, Upstream};
 use super::history::{History, Rates};
+use super::lanes::LaneSample;
 use super::sampler::Sample;
 
 /// Everything that is told of one moment.
@@ -91,8 +93,10 @@ impl Snapshot<'_> {
     }
 
     fn upstreams(&self, parts: &[Part]) -> (&'static str, Json) {
-        let upstreams = self.facts.upstreams.iter();
-        let list = upstreams.map(|upstream| self.upstream(upstream, parts));
+        let list = self
+            .facts
+            .present()
+            .map(|upstream| self.upstream(upstream, parts));
         ("upstreams", Json::List(list.collect()))
     }
 
@@ -174,13 +178,11 @@ impl Snapshot<'_> {
         })
     }
 
+    /// The ports towards it, from each source address.
     fn lanes(&self, backend: &Backend) -> Json {
-        let Some((sample, address)) = self.facts.sample.as_ref().zip(backend.ip) else {
-            return Json::List(Vec::new());
-        };
-        let whose = (backend.upstream.clone(), Some(backend.address.clone()));
-        let lanes = lanes(sample, address, self.history.rates(&whose));
-        Json::List(lanes)
+        let lanes = self.facts.sample.iter().flat_map(|sample| &sample.lanes);
+        let lanes = lanes.filter(|lane| Some(lane.backend) == backend.ip);
+        Json::List(lanes.map(lane).collect())
     }
 
     fn kernel(&self) -> Members {
@@ -245,10 +247,8 @@ fn rates(rates: Rates) -> Members {
 
 fn responses(upstream: &Upstream) -> Json {
     let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-    upstream.responses().map_or(Json::Null, |counts| {
-        let both = classes.into_iter().zip(counts);
-        Json::Object(both.map(|(class, count)| (class, count.into())).collect())
-    })
+    let both = classes.into_iter().zip(upstream.responses());
+    Json::Object(both.map(|(class, count)| (class, count.into())).collect())
 }
 
 /// Sockets by state, under the kernel's names.
@@ -262,25 +262,20 @@ pub(super) fn counts(counts: &StateCounts) -> Json {
     Json::Object(members)
 }
 
-/// The ports towards one backend, from each source address.
-fn lanes(sample: &Sample, address: SocketAddr, rates: Rates) -> Vec<Json> {
-    let Some((ports, sides)) = sample.ports.zip(sample.census.of(address)) else {
-        return Vec::new();
-    };
-    let time_wait = sides.ours.get(TcpState::TimeWait);
-    let in_use = sides.ours.connections().saturating_sub(time_wait);
-    let left = u64::from(ports).saturating_sub(in_use + time_wait);
-    vec![Json::Object(vec![
-        ("source", Json::Null),
-        ("ports", ports.into()),
-        ("in_use", in_use.into()),
-        ("time_wait", time_wait.into()),
-        ("left", left.into()),
-        ("connects_per_second", rates.connects.map(rounded).into()),
-        ("seconds_until_slow", Json::Null),
-        ("seconds_left", Json::Null),
-        ("sentence", Json::Null),
-    ])]
+fn lane(lane: &LaneSample) -> Json {
+    let seconds = |time: Option<Duration>| Json::from(time.map(|time| rounded(time.as_secs_f64())));
+    Json::Object(vec![
+        ("source", lane.source.to_string().into()),
+        ("ports", lane.ports.into()),
+        ("in_use", lane.in_use.into()),
+        ("time_wait", lane.time_wait.into()),
+        ("left", lane.left.into()),
+        ("connects_per_second", rounded(lane.rate).into()),
+        ("seconds_until_slow", seconds(lane.slow_after)),
+        ("seconds_left", seconds(lane.fails_after)),
+        ("recycling", lane.recycling.label().into()),
+        ("sentence", lane.sentence.as_str().into()),
+    ])
 }
 
 /// The sockets in `TIME_WAIT` towards backends, by how their upstream uses connections. Those towards
@@ -313,8 +308,6 @@ pub(super) fn rounded(number: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::facts::tests::facts;
     use super::*;
     use crate::account::Stage;

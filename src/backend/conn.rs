@@ -1,6 +1,7 @@
 //! One connection to a backend, whatever is spoken on it, and how one is opened: what a pool keeps.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,8 +18,9 @@ use tower::{BoxError, ServiceExt};
 
 use super::exit::Entry;
 use super::h1::Lent;
+use super::origin::Origin;
 use super::{Closing, Protocol, Settings, h1, h2};
-use crate::account::PoolTally;
+use crate::account::{ConnectFault, PoolTally, Span};
 use crate::keepalive::CloseReason;
 use crate::net::{BackendAddr, Call, ConnectError, Dial, Ends, Socket, Wire};
 use crate::pool::{Connect, Farewell, Identity, Watch};
@@ -48,6 +50,11 @@ impl<B> Connector<B> {
         tally: Arc<PoolTally>,
     ) -> Connector<B> {
         let limit = settings.connect_timeout;
+        let mut dial = dial;
+        dial.tcp.time_calls({
+            let tally = Arc::clone(&tally);
+            move |took| tally.spans.note(Span::ConnectCall, took)
+        });
         Connector {
             backend,
             limit,
@@ -67,18 +74,19 @@ impl<B> Connector<B> {
     }
 }
 
-impl<B> Connect for Connector<B>
+impl<B> Connector<B>
 where
     B: Body<Data = bytes::Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    type Conn = Conn<B>;
-    type Error = ConnectError;
-    type Lent = Lent;
-
-    async fn connect(&self, identity: Identity, watch: Watch) -> Result<Conn<B>, ConnectError> {
+    async fn begin(
+        &self,
+        identity: Identity,
+        watch: Watch,
+        since: Instant,
+    ) -> Result<Conn<B>, ConnectError> {
         let backend = &self.backend;
-        let end = Instant::now() + self.limit;
+        let end = since + self.limit;
         let call = Call {
             backend: backend.clone(),
             ends: identity.0.map(|(client, proxy)| Ends { client, proxy }),
@@ -106,22 +114,62 @@ where
             if self.protocol == Protocol::Http2 {
                 return Err(not_http2());
             }
+            let origin = Origin::new(since.elapsed());
             return Ok(Conn::Http1(h1::begin(
                 opened.wire,
                 opened.port,
+                origin,
                 backend,
                 watch,
             )));
         }
         let begun = h2::begin(opened.wire, opened.port, backend, self.streams, watch);
         match timeout_at(end, begun).await {
-            Ok(Ok(conn)) => Ok(Conn::Http2(conn)),
+            Ok(Ok(conn)) => {
+                conn.opened_in(since.elapsed());
+                Ok(Conn::Http2(conn))
+            }
             Ok(Err(h2::NotHttp2)) => Err(not_http2()),
             Err(_) => Err(ConnectError::Timeout {
                 backend: backend.clone(),
                 limit: self.limit,
             }),
         }
+    }
+}
+
+/// Under which kind of fault a failure to open a connection is counted.
+fn fault(error: &ConnectError) -> ConnectFault {
+    match error {
+        ConnectError::Timeout { .. } => ConnectFault::Timeout,
+        ConnectError::NoLocalPort { .. } => ConnectFault::NoLocalPort,
+        ConnectError::NoDescriptor { .. } => ConnectFault::NoDescriptor,
+        ConnectError::Tls { .. } => ConnectFault::Tls,
+        ConnectError::NotHttp2 { .. } => ConnectFault::NotHttp2,
+        ConnectError::Io { source, .. } if source.kind() == ErrorKind::ConnectionRefused => {
+            ConnectFault::Refused
+        }
+        ConnectError::Io { .. } => ConnectFault::Other,
+    }
+}
+
+impl<B> Connect for Connector<B>
+where
+    B: Body<Data = bytes::Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Conn = Conn<B>;
+    type Error = ConnectError;
+    type Lent = Lent;
+
+    async fn connect(&self, identity: Identity, watch: Watch) -> Result<Conn<B>, ConnectError> {
+        let begun = Instant::now();
+        let opened = self.begin(identity, watch, begun).await;
+        match &opened {
+            Ok(conn) => self.tally.spans.note(Span::Connect, conn.origin().connect),
+            Err(error) => self.tally.connect_failed(fault(error)),
+        }
+        opened
     }
 
     fn is_usable(&self, conn: &Conn<B>, idle: Duration) -> bool {
@@ -171,7 +219,7 @@ where
 
     fn adopt(&self, lent: Lent, watch: Watch) -> Option<Conn<B>> {
         let wire = Wire::arrive(lent.wire).ok()?;
-        let conn = h1::begin(wire, lent.port, &self.backend, watch);
+        let conn = h1::begin(wire, lent.port, lent.origin, &self.backend, watch);
         Some(Conn::Http1(conn))
     }
 
@@ -217,6 +265,23 @@ where
     B: Body<Data = bytes::Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    /// What is known of it from its beginning on.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Conn::Http1(conn) => conn.origin(),
+            Conn::Http2(conn) => conn.origin(),
+        }
+    }
+
+    /// Its local port, where it has one: asked of the kernel.
+    pub fn local_port(&self) -> Option<u16> {
+        let socket = match self {
+            Conn::Http1(conn) => conn.socket(),
+            Conn::Http2(conn) => conn.socket(),
+        };
+        socket.local_addr().map(|address| address.port())
+    }
+
     /// Sends a request, in HTTP/1.1's form whatever the connection speaks. An error that still
     /// holds the request proves that nothing of it was sent.
     ///

@@ -20,6 +20,7 @@ use tracing::debug;
 use super::Closing;
 use super::conn::AfterResponse;
 use super::exit::{self, Ending, Entry, Exit};
+use super::origin::Origin;
 use crate::keepalive::CloseReason;
 use crate::net::{BackendAddr, Moving, Peer, PortUse, Socket, Stream, Wire};
 use crate::pool::{Farewell, Watch};
@@ -28,6 +29,7 @@ use crate::pool::{Farewell, Watch};
 pub(super) fn begin<B>(
     wire: Wire,
     port: Option<PortUse>,
+    origin: Origin,
     backend: &BackendAddr,
     watch: Watch,
 ) -> Conn<B>
@@ -61,6 +63,7 @@ where
         sender,
         socket,
         carrier,
+        origin,
         in_exchange: Cell::new(false),
     }
 }
@@ -70,6 +73,7 @@ where
 pub struct Lent {
     pub(super) wire: Moving,
     pub(super) port: Option<PortUse>,
+    pub(super) origin: Origin,
 }
 
 /// An HTTP/1.1 connection. Dropping it closes it.
@@ -77,6 +81,7 @@ pub struct Conn<B: Body + 'static> {
     sender: SendRequest<B>,
     socket: Rc<Socket>,
     carrier: Rc<Carrier<B>>,
+    origin: Origin,
     /// A request was sent whose response has not been read to its end.
     in_exchange: Cell<bool>,
 }
@@ -86,6 +91,11 @@ where
     B: Body<Data = bytes::Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
+    /// What is known of it from its beginning on.
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
+    }
+
     /// Its socket.
     pub(super) fn socket(&self) -> &Socket {
         &self.socket
@@ -166,10 +176,11 @@ where
         }
         let socket = Rc::clone(&self.socket);
         let port = self.carrier.exit.take_port();
+        let origin = self.origin;
         drop(stream);
         drop(self);
         let wire = Socket::depart(socket).expect("an idle connection has no third handle");
-        Ok(Lent { wire, port })
+        Ok(Lent { wire, port, origin })
     }
 
     /// Asks how the connection is, its last response having been read to its end.

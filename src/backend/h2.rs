@@ -26,6 +26,7 @@ use tracing::debug;
 
 use super::Closing;
 use super::exit::{self, Ending, Entry, Exit};
+use super::origin::Origin;
 use crate::net::{BackendAddr, PortUse, Socket, Stream, Wire};
 use crate::pool::{Farewell, Watch};
 
@@ -51,6 +52,7 @@ pub struct Conn<B> {
 struct Shared {
     backend: BackendAddr,
     socket: Rc<Socket>,
+    origin: Cell<Origin>,
     scheme: Scheme,
     /// How many exchanges it carries at once.
     streams: Cell<u32>,
@@ -91,6 +93,7 @@ where
     let shared = Rc::new(Shared {
         backend: backend.clone(),
         socket,
+        origin: Cell::new(Origin::new(Duration::ZERO)),
         scheme,
         streams: Cell::new(most),
         exit: Exit::new(port),
@@ -177,6 +180,22 @@ where
     B: Body<Data = bytes::Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
+    /// What is known of it from its beginning on.
+    pub(super) fn origin(&self) -> Origin {
+        self.shared.origin.get()
+    }
+
+    /// It took so long until requests could be sent.
+    pub(super) fn opened_in(&self, connect: Duration) {
+        let origin = self.shared.origin.get();
+        self.shared.origin.set(Origin { connect, ..origin });
+    }
+
+    /// Its socket.
+    pub(super) fn socket(&self) -> &Socket {
+        &self.shared.socket
+    }
+
     /// How many exchanges it carries at once.
     pub(super) fn streams(&self) -> u32 {
         self.shared.streams.get()

@@ -8,8 +8,10 @@ mod conn;
 mod exit;
 mod h1;
 mod h2;
+mod origin;
 mod settings;
 
 pub use closing::{Closing, ShortMode};
 pub use conn::{AfterResponse, Conn, Connector, SendError};
+pub use origin::Origin;
 pub use settings::{Forwarded, Protocol, ServerSettings, Settings};

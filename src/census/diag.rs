@@ -166,6 +166,11 @@ pub struct SocketEntry {
 }
 
 impl SocketEntry {
+    /// Whether it is in `state`.
+    pub fn is(&self, state: TcpState) -> bool {
+        self.state == state.number()
+    }
+
     /// Reads one socket from the front of `bytes`.
     ///
     /// Shape: 72 bytes (`inet_diag_msg`). Addresses and ports are in network order, all other

@@ -3,7 +3,8 @@
 //! The proxy's ledger says what we did; the census says what came of it. It is the only place
 //! where TIME_WAIT can be seen at all: such a socket belongs to no process any more.
 //!
-//! What it promises: one dump a family, however many addresses are watched, and no privileges.
+//! What it promises: one dump a family, however many addresses are watched and whatever is asked of
+//! it ([`walk`]), memory that does not grow with the number of sockets, and no privileges.
 //! What it does not know: which program opened a connection (in TIME_WAIT nobody does), and the
 //! backend's side where the backend is on another machine or in another network namespace; its
 //! counts are then zero. The two families are read one after the other, and sockets go on changing
@@ -12,8 +13,10 @@
 //! Everything here blocks for some milliseconds: not for a worker's thread.
 
 pub mod diag;
+mod lanes;
 mod netlink;
 pub mod ports;
+mod portset;
 pub mod procnet;
 mod state;
 mod survey;
@@ -24,15 +27,29 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::{Add, AddAssign};
 
-use diag::{DumpRequest, Family, SocketEntry};
+use diag::{DumpRequest, Family, SocketEntry, States};
+pub use lanes::{Births, Lane, Lanes};
 use netlink::{Outcome, SockDiag};
+pub use portset::PortSet;
 pub use state::{StateCounts, TcpState};
-pub use survey::{Births, Lane, Survey, Ways};
+pub use survey::{Survey, Ways};
 
 /// How often a dump that the kernel calls interrupted is tried again.
 ///
 /// None was seen to be, at 2,400 closes a second (Linux 6.18).
 const TRIES: u32 = 4;
+
+/// Who is shown the sockets one by one, and keeps what matters to it.
+pub trait Visit {
+    /// The kernel begins anew: what was shown does not count.
+    fn forget(&mut self);
+
+    /// Whether [`note`](Visit::note) would do anything with this one.
+    fn concerns(&self, socket: &SocketEntry) -> bool;
+
+    /// One more.
+    fn note(&mut self, socket: &SocketEntry);
+}
 
 /// The sockets of some watched addresses at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +57,8 @@ pub struct Census {
     source: Source,
     /// Sorted by address, each once.
     watched: Vec<(SocketAddr, Sides)>,
+    /// Which of these stand for every address with their port.
+    all_addresses: Vec<usize>,
 }
 
 /// The sockets of one address, or of several, by side.
@@ -52,7 +71,8 @@ pub struct Sides {
     pub ours: StateCounts,
     /// The sockets whose local end is exactly the address: its own side, where it is in this
     /// network namespace. A listener on `0.0.0.0` has another local end and is not among them;
-    /// its connections are.
+    /// its connections are. Where `0.0.0.0` itself is watched, it stands for every address of
+    /// IPv4 with its port that is not watched by itself, and `[::]` for those of both families.
     pub theirs: StateCounts,
 }
 
@@ -79,12 +99,9 @@ impl Census {
     /// # Errors
     /// Where neither source can be read, or the kernel answers with something unexpected.
     pub fn take(watched: &[SocketAddr]) -> io::Result<Census> {
-        match Census::take_from(Source::SockDiag, watched) {
-            Err(error) if netlink::is_unavailable(&error) => {
-                Census::take_from(Source::ProcNetTcp, watched)
-            }
-            census => census,
-        }
+        let mut census = Census::of_nothing_yet(watched);
+        census.source = walk(&mut census)?;
+        Ok(census)
     }
 
     /// The same from one source only, for whoever wants to compare them.
@@ -92,20 +109,10 @@ impl Census {
     /// # Errors
     /// When this source cannot be read, or says something unexpected.
     pub fn take_from(source: Source, watched: &[SocketAddr]) -> io::Result<Census> {
-        let empty = Census::empty(source, watched);
-        match source {
-            Source::SockDiag => dump(&empty, Census::note),
-            Source::ProcNetTcp => {
-                let mut census = empty;
-                let mut seen = HashSet::new();
-                procnet::read(|entry| {
-                    if census.watches(entry) && seen.insert(identity(entry)) {
-                        census.note(entry);
-                    }
-                })?;
-                Ok(census)
-            }
-        }
+        let mut census = Census::of_nothing_yet(watched);
+        walk_from(source, &mut census)?;
+        census.source = source;
+        Ok(census)
     }
 
     /// Where the figures come from.
@@ -130,35 +137,64 @@ impl Census {
         self.watched.iter().copied()
     }
 
-    fn empty(source: Source, watched: &[SocketAddr]) -> Census {
+    /// A census of these addresses that no socket was shown to yet.
+    pub fn of_nothing_yet(watched: &[SocketAddr]) -> Census {
         let mut addresses: Vec<_> = watched.iter().copied().map(folded).collect();
         addresses.sort_unstable();
         addresses.dedup();
+        let all_addresses = (0..addresses.len()).filter(|at| addresses[*at].ip().is_unspecified());
+        let all_addresses = all_addresses.collect();
         let nothing = |address| (address, Sides::default());
         Census {
-            source,
+            source: Source::SockDiag,
             watched: addresses.into_iter().map(nothing).collect(),
+            all_addresses,
         }
     }
 
-    /// Counts one socket wherever it belongs.
-    fn note(&mut self, entry: &SocketEntry) {
-        if let Some(index) = self.index(entry.remote) {
-            self.watched[index].1.ours.note(entry.state);
-        }
-        if let Some(index) = self.index(entry.local) {
-            self.watched[index].1.theirs.note(entry.state);
-        }
-    }
-
-    fn watches(&self, entry: &SocketEntry) -> bool {
-        self.index(entry.remote).is_some() || self.index(entry.local).is_some()
+    /// The sockets shown to it came from there.
+    pub fn is_from(&mut self, source: Source) {
+        self.source = source;
     }
 
     fn index(&self, address: SocketAddr) -> Option<usize> {
         self.watched
             .binary_search_by_key(&address, |(watched, _)| *watched)
             .ok()
+    }
+
+    /// Where the local end of a socket belongs: to its address, or to all with its port. `0.0.0.0`
+    /// stands for those of IPv4, `[::]` for both.
+    fn local_index(&self, local: SocketAddr) -> Option<usize> {
+        self.index(local).or_else(|| {
+            let stands_for = |at: &&usize| {
+                let (watched, _) = self.watched[**at];
+                watched.port() == local.port() && (watched.is_ipv6() || local.is_ipv4())
+            };
+            self.all_addresses.iter().find(stands_for).copied()
+        })
+    }
+}
+
+impl Visit for Census {
+    fn forget(&mut self) {
+        for (_, sides) in &mut self.watched {
+            *sides = Sides::default();
+        }
+    }
+
+    fn concerns(&self, socket: &SocketEntry) -> bool {
+        self.index(socket.remote).is_some() || self.local_index(socket.local).is_some()
+    }
+
+    /// Counts it wherever it belongs.
+    fn note(&mut self, socket: &SocketEntry) {
+        if let Some(index) = self.index(socket.remote) {
+            self.watched[index].1.ours.note(socket.state);
+        }
+        if let Some(index) = self.local_index(socket.local) {
+            self.watched[index].1.theirs.note(socket.state);
+        }
     }
 }
 
@@ -170,10 +206,9 @@ impl Survey {
     /// # Errors
     /// As [`Census::take`].
     pub fn take() -> io::Result<Survey> {
-        match Survey::take_from(Source::SockDiag) {
-            Err(error) if netlink::is_unavailable(&error) => Survey::take_from(Source::ProcNetTcp),
-            survey => survey,
-        }
+        let mut sockets = Vec::new();
+        let source = walk(&mut sockets)?;
+        Ok(Survey::new(source, sockets))
     }
 
     /// The same from one source only, for whoever wants to compare them.
@@ -181,39 +216,103 @@ impl Survey {
     /// # Errors
     /// When this source cannot be read, or says something unexpected.
     pub fn take_from(source: Source) -> io::Result<Survey> {
-        let sockets = match source {
-            Source::SockDiag => dump(&Vec::new(), |sockets, entry| sockets.push(*entry))?,
-            Source::ProcNetTcp => {
-                let (mut sockets, mut seen) = (Vec::new(), HashSet::new());
-                procnet::read(|entry| {
-                    if seen.insert(identity(entry)) {
-                        sockets.push(*entry);
-                    }
-                })?;
-                sockets
-            }
-        };
+        let mut sockets = Vec::new();
+        walk_from(source, &mut sockets)?;
         Ok(Survey::new(source, sockets))
     }
 }
 
-/// Gathers what `note` makes of every socket of both families, in one dump each; again from
-/// `empty` if the kernel calls a dump interrupted.
+impl Visit for Vec<SocketEntry> {
+    fn forget(&mut self) {
+        self.clear();
+    }
+
+    fn concerns(&self, _: &SocketEntry) -> bool {
+        true
+    }
+
+    fn note(&mut self, socket: &SocketEntry) {
+        self.push(*socket);
+    }
+}
+
+/// Shows every TCP socket of the calling thread's network namespace to `visit`, and says where they
+/// were read.
 ///
-/// A filter in the request would save copying, not walking: for three addresses and more, one dump
-/// of everything is cheaper than one for each of them.
-fn dump<T: Clone>(empty: &T, mut note: impl FnMut(&mut T, &SocketEntry)) -> io::Result<T> {
+/// # Errors
+/// Where neither source can be read, or the kernel answers with something unexpected.
+pub fn walk(visit: &mut impl Visit) -> io::Result<Source> {
+    match walk_from(Source::SockDiag, visit) {
+        Err(error) if netlink::is_unavailable(&error) => {
+            walk_from(Source::ProcNetTcp, visit)?;
+            Ok(Source::ProcNetTcp)
+        }
+        result => result.map(|()| Source::SockDiag),
+    }
+}
+
+/// The ports that are listened on, on whatever address: `connect()` passes them over. Without netlink
+/// none are known.
+///
+/// # Errors
+/// As [`walk`].
+pub fn listened_ports() -> io::Result<PortSet> {
+    struct Ports(PortSet);
+    impl Visit for Ports {
+        fn forget(&mut self) {
+            self.0 = PortSet::default();
+        }
+
+        fn concerns(&self, socket: &SocketEntry) -> bool {
+            socket.is(TcpState::Listen)
+        }
+
+        fn note(&mut self, socket: &SocketEntry) {
+            self.0.insert(socket.local.port());
+        }
+    }
+    let mut ports = Ports(PortSet::default());
+    match dump(TcpState::Listen.into(), &mut ports) {
+        Err(error) if !netlink::is_unavailable(&error) => Err(error),
+        Err(_) | Ok(()) => Ok(ports.0),
+    }
+}
+
+fn walk_from(source: Source, visit: &mut impl Visit) -> io::Result<()> {
+    match source {
+        Source::SockDiag => dump(States::ALL, visit),
+        Source::ProcNetTcp => {
+            visit.forget();
+            let mut seen = HashSet::new();
+            procnet::read(|socket| {
+                if visit.concerns(socket) && seen.insert(identity(socket)) {
+                    visit.note(socket);
+                }
+            })
+        }
+    }
+}
+
+/// Shows every socket of both families in these states, in one dump each; from the beginning if the
+/// kernel calls a dump interrupted.
+///
+/// A filter by address would save copying, not walking: for three addresses and more, one dump of
+/// everything is cheaper than one for each of them.
+fn dump(states: States, visit: &mut impl Visit) -> io::Result<()> {
     let mut kernel = SockDiag::open()?;
     'again: for _ in 0..TRIES {
-        let mut gathered = empty.clone();
+        visit.forget();
         for family in Family::ALL {
-            let request = DumpRequest::all(family);
-            let outcome = kernel.dump(request, |entry| note(&mut gathered, entry))?;
+            let request = DumpRequest {
+                states,
+                ..DumpRequest::all(family)
+            };
+            let outcome = kernel.dump(request, |socket| visit.note(socket))?;
             if outcome == Outcome::Interrupted {
                 continue 'again;
             }
         }
-        return Ok(gathered);
+        return Ok(());
     }
     let what = "the socket tables changed during every dump";
     Err(io::Error::new(io::ErrorKind::ResourceBusy, what))
@@ -286,7 +385,7 @@ mod tests {
     #[test]
     fn a_socket_is_ours_by_its_remote_end_and_theirs_by_its_local_end() {
         let (a, b) = (address("10.0.0.1:80"), address("10.0.0.2:80"));
-        let mut census = Census::empty(Source::SockDiag, &[b, a, b]);
+        let mut census = Census::of_nothing_yet(&[b, a, b]);
         for (state, local, remote) in [
             (TcpState::TimeWait, "10.0.0.9:40000", "10.0.0.1:80"),
             (TcpState::TimeWait, "10.0.0.9:40001", "10.0.0.1:80"),
@@ -316,7 +415,7 @@ mod tests {
     #[test]
     fn a_connection_between_two_watched_addresses_counts_for_both() {
         let (a, b) = (address("10.0.0.1:80"), address("10.0.0.2:80"));
-        let mut census = Census::empty(Source::SockDiag, &[a, b]);
+        let mut census = Census::of_nothing_yet(&[a, b]);
         census.note(&socket(TcpState::Established, "10.0.0.1:80", "10.0.0.2:80"));
         assert_eq!(census.of(a).unwrap().theirs.total(), 1);
         assert_eq!(census.of(b).unwrap().ours.total(), 1);
@@ -337,8 +436,32 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_on_all_addresses_has_the_clients_of_each() {
+        use TcpState::{Established, Listen, TimeWait};
+        let [v4, v6, one] = ["0.0.0.0:80", "[::]:81", "10.0.0.1:81"].map(address);
+        let mut census = Census::of_nothing_yet(&[v4, v6, one]);
+        for (state, local, remote) in [
+            (Listen, "0.0.0.0:80", "0.0.0.0:0"),
+            (Established, "10.0.0.1:80", "10.0.0.9:5"),
+            (Established, "10.0.0.2:80", "10.0.0.9:5"),
+            (Established, "[2001:db8::1]:80", "[2001:db8::9]:5"), // not of this family
+            (Established, "10.0.0.1:82", "10.0.0.9:80"),          // another port
+            (Listen, "[::]:81", "[::]:0"),
+            (TimeWait, "10.0.0.2:81", "10.0.0.9:5"),
+            (TimeWait, "[2001:db8::1]:81", "[2001:db8::9]:5"),
+            (TimeWait, "10.0.0.1:81", "10.0.0.9:5"), // the more exact one's
+        ] {
+            census.note(&socket(state, local, remote));
+        }
+        let clients = |at| census.of(at).unwrap().theirs.to_string();
+        assert_eq!(clients(v4), "ESTABLISHED 2, LISTEN 1");
+        assert_eq!(clients(v6), "TIME_WAIT 2, LISTEN 1");
+        assert_eq!(clients(one), "TIME_WAIT 1");
+    }
+
+    #[test]
     fn watched_addresses_are_compared_folded() {
-        let mut census = Census::empty(Source::SockDiag, &[address("[::ffff:10.0.0.1]:80")]);
+        let mut census = Census::of_nothing_yet(&[address("[::ffff:10.0.0.1]:80")]);
         census.note(&socket(TcpState::TimeWait, "10.0.0.9:4000", "10.0.0.1:80"));
         let sides = census.of(address("10.0.0.1:80")).unwrap();
         assert_eq!(sides.ours.get(TcpState::TimeWait), 1);

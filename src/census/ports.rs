@@ -5,6 +5,8 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 
+use super::PortSet;
+
 /// The settings a figure about TIME_WAIT cannot be read without.
 ///
 /// They belong to a network namespace; `/proc/sys/net` shows those of the reading thread.
@@ -131,9 +133,12 @@ impl Limits {
         })
     }
 
-    /// Whether an outgoing connection may get `port` by itself.
-    pub fn gives(&self, port: u16) -> bool {
-        self.sysctls.port_range.contains(port) && !self.reserved.contains(port)
+    /// The ports an outgoing connection may get, but for those that are listened on.
+    pub fn given(&self, listened: &PortSet) -> PortSet {
+        let PortRange { low, high } = self.sysctls.port_range;
+        (low..=high)
+            .filter(|port| !self.reserved.contains(*port) && !listened.contains(*port))
+            .collect()
     }
 
     /// How many ports an outgoing connection may get.
@@ -296,8 +301,12 @@ mod tests {
             assert_eq!(limits(range, reserved).ports(), ports, "{reserved}");
         }
         let limits = limits("100 200", "150-160");
-        let given = [99, 100, 149, 150, 160, 161, 200, 201].map(|port| limits.gives(port));
-        assert_eq!(given, [false, true, true, false, false, true, true, false]);
+        let given = limits.given(&[100, 300].into_iter().collect());
+        let given = [99, 100, 101, 149, 150, 160, 161, 200, 201].map(|port| given.contains(port));
+        assert_eq!(
+            given,
+            [false, false, true, true, false, false, true, true, false]
+        );
         let form = SysctlError::Form("ip_local_reserved_ports");
         assert_eq!(ReservedPorts::parse("1-x"), Err(form));
     }

@@ -5,13 +5,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use super::diag::SocketEntry;
-use super::{Sides, Source, StateCounts, TcpState, folded};
-
-/// How long the kernel's timer of a TIME_WAIT is set: `TCP_TIMEWAIT_LEN`.
-const TIME_WAIT: Duration = Duration::from_secs(60);
+use super::{Births, Lane, PortSet, Sides, Source, StateCounts, TcpState, folded};
 
 /// Every TCP socket of one network namespace at one instant, IPv4 written as IPv6 folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +17,7 @@ pub struct Survey {
     /// What is listened on; an unspecified address is all of them.
     listened: HashSet<SocketAddr>,
     /// The ports of these.
-    listened_ports: HashSet<u16>,
+    listened_ports: PortSet,
 }
 
 /// All sockets, by the way their connection was opened.
@@ -36,37 +32,12 @@ pub struct Ways {
     pub incoming: StateCounts,
 }
 
-/// How many `TIME_WAIT`s began within a time; those that ended within it, as their port was taken
-/// again, are not seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Births {
-    /// Within the last second. None of these can have been recycled.
-    pub last_second: u64,
-    /// Within the last ten.
-    pub last_ten: u64,
-    /// How long ago the first of all that are there began, those of before ten seconds included.
-    pub oldest: Duration,
-}
-
-/// The local ports taken from one source address towards one address, each counted once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lane {
-    /// By a connection in any state but TIME_WAIT.
-    pub in_use: u32,
-    /// In TIME_WAIT: what is left on the timer of each, the least first.
-    pub time_wait: Vec<Duration>,
-    /// Ports beyond those that were asked about, which a program bound by itself.
-    pub elsewhere: u32,
-    /// `TIME_WAIT`s that began.
-    pub births: Births,
-}
-
 impl Survey {
     /// A survey of these sockets.
     pub fn new(source: Source, sockets: Vec<SocketEntry>) -> Survey {
         let listening = sockets
             .iter()
-            .filter(|socket| is(socket, TcpState::Listen))
+            .filter(|socket| socket.is(TcpState::Listen))
             .map(|socket| socket.local);
         let listened: HashSet<_> = listening.collect();
         Survey {
@@ -109,7 +80,7 @@ impl Survey {
     pub fn most_time_waits(&self, many: usize) -> Vec<(SocketAddr, u64)> {
         let mut towards: BTreeMap<SocketAddr, u64> = BTreeMap::new();
         for socket in &self.sockets {
-            if is(socket, TcpState::TimeWait) && !self.is_listened(socket.local) {
+            if socket.is(TcpState::TimeWait) && !self.is_listened(socket.local) {
                 *towards.entry(socket.remote).or_default() += 1;
             }
         }
@@ -144,43 +115,24 @@ impl Survey {
         births
     }
 
-    /// For each source address that has connections to `address`: which of the ports that `gives`
-    /// knows are taken.
-    pub fn lanes(
-        &self,
-        address: SocketAddr,
-        gives: impl Fn(u16) -> bool,
-    ) -> BTreeMap<IpAddr, Lane> {
+    /// For each source address that has connections to `address`: which of the ports that are
+    /// `given` are taken.
+    pub fn lanes(&self, address: SocketAddr, given: &PortSet) -> BTreeMap<IpAddr, Lane> {
         let address = folded(address);
         let mut lanes: BTreeMap<IpAddr, Lane> = BTreeMap::new();
-        let mut seen = HashSet::new();
         for socket in self
             .sockets
             .iter()
             .filter(|socket| socket.remote == address)
         {
             let lane = lanes.entry(socket.local.ip()).or_default();
-            lane.births.note(socket);
-            if !seen.insert(socket.local) {
-                continue;
-            }
-            let port = socket.local.port();
-            if !gives(port) || self.listened_ports.contains(&port) {
-                lane.elsewhere += 1;
-            } else if is(socket, TcpState::TimeWait) {
-                lane.time_wait.push(socket.expires);
-            } else {
-                lane.in_use += 1;
-            }
-        }
-        for lane in lanes.values_mut() {
-            lane.time_wait.sort_unstable();
+            lane.note(socket, given);
         }
         lanes
     }
 
     /// The ports that are listened on, on whatever address: `connect()` passes them over.
-    pub fn listened_ports(&self) -> &HashSet<u16> {
+    pub fn listened_ports(&self) -> &PortSet {
         &self.listened_ports
     }
 
@@ -201,39 +153,10 @@ impl Ways {
     }
 }
 
-impl Births {
-    /// Per second: over the last ten seconds, which is steadier, or over the last one where ports
-    /// are recycled after it. Where the first began within the ten seconds, it is since then.
-    pub fn rate(&self, recycled: bool) -> f64 {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "there are fewer than 2^52 sockets"
-        )]
-        let [second, ten] = [self.last_second, self.last_ten].map(|count| count as f64);
-        if recycled {
-            second
-        } else {
-            ten / self.oldest.as_secs_f64().clamp(1.0, 10.0)
-        }
-    }
-
-    fn note(&mut self, socket: &SocketEntry) {
-        if !is(socket, TcpState::TimeWait) {
-            return;
-        }
-        let age = TIME_WAIT.saturating_sub(socket.expires);
-        self.oldest = self.oldest.max(age);
-        self.last_second += u64::from(age < Duration::from_secs(1));
-        self.last_ten += u64::from(age < Duration::from_secs(10));
-    }
-}
-
-fn is(socket: &SocketEntry, state: TcpState) -> bool {
-    socket.state == state.number()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn socket(state: TcpState, local: &str, remote: &str) -> SocketEntry {
@@ -315,17 +238,11 @@ mod tests {
             socket(TimeWait, "10.0.0.2:40009", "10.0.0.9:80"), // listened on
         ]);
         let address = "[::ffff:10.0.0.9]:80".parse().unwrap();
-        let lanes = survey.lanes(address, |port| (40_000..40_010).contains(&port));
+        let given = (40_000..40_009).collect();
+        let lanes = survey.lanes(address, &given);
         let found: Vec<_> = lanes
             .iter()
-            .map(|(ip, lane)| {
-                (
-                    ip.to_string(),
-                    lane.in_use,
-                    lane.time_wait.len(),
-                    lane.elsewhere,
-                )
-            })
+            .map(|(ip, lane)| (ip.to_string(), lane.in_use, lane.time_wait, lane.elsewhere))
             .collect();
         assert_eq!(
             found,
@@ -334,7 +251,7 @@ mod tests {
                 ("10.0.0.2".to_owned(), 0, 1, 2)
             ]
         );
-        assert_eq!(survey.listened_ports(), &HashSet::from([40_009]));
+        assert_eq!(survey.listened_ports(), &PortSet::from_iter([40_009]));
     }
 
     #[test]

@@ -4,14 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::plan::limits_json;
-use crate::census::ports::{Limits, TwReuse};
+use crate::census::ports::Limits;
 use crate::census::{Births, Lane, Source, StateCounts, Survey, TcpState, Ways};
-use crate::headroom::{Given, Recycling, TIME_WAIT};
+use crate::headroom::{Given, Way};
 use crate::json::Json;
 use crate::quantity::{counted, grouped, rate};
-
-/// How late the kernel ends a TIME_WAIT.
-const TIMERS_ADD: Duration = Duration::from_secs(1);
 
 /// How many addresses are named that hold the most.
 const MOST: usize = 5;
@@ -48,18 +45,14 @@ struct Backend {
     own_births: Births,
     /// How many there are from each source address; `None`: that cannot be read.
     ports: Option<u32>,
-    lanes: Vec<Way>,
+    lanes: Vec<Whence>,
 }
 
 /// The ports from one source address to a backend.
-struct Way {
-    source: IpAddr,
-    ports: u32,
+struct Whence {
+    address: IpAddr,
     lane: Lane,
-    rate: f64,
-    tw_reuse: TwReuse,
-    timestamps: bool,
-    loopback: bool,
+    way: Way,
 }
 
 impl Report {
@@ -178,17 +171,20 @@ impl Whole {
 impl Backend {
     fn new(survey: &Survey, address: SocketAddr, limits: Option<&Limits>) -> Backend {
         let sides = survey.sides(address);
-        let ports = limits.map(|limits| {
-            let listened = survey.listened_ports().iter();
-            let passed_over = listened.filter(|port| limits.gives(**port)).count();
-            let passed_over = u32::try_from(passed_over).expect("there are 65,536 ports at most");
-            limits.ports() - passed_over
-        });
+        let mut ports = None;
         let mut lanes = Vec::new();
-        if let (Some(limits), Some(ports)) = (limits, ports) {
-            let way = |(source, lane)| Way::new(source, address, lane, ports, limits);
-            let known = survey.lanes(address, |port| limits.gives(port));
-            lanes.extend(known.into_iter().map(way));
+        if let Some(limits) = limits {
+            let given = limits.given(survey.listened_ports());
+            let count = given.count();
+            ports = Some(count);
+            for (source, lane) in survey.lanes(address, &given) {
+                let way = Way::new(source, address, &lane, count, limits);
+                lanes.push(Whence {
+                    address: source,
+                    lane,
+                    way,
+                });
+            }
         }
         Backend {
             address,
@@ -227,43 +223,43 @@ impl Backend {
             ));
             return text.concat();
         }
-        let width = self.lanes.iter().map(|way| way.source.to_string().len());
+        let width = self.lanes.iter().map(|from| from.address.to_string().len());
         let width = width.max().unwrap_or(0).max("ports from".len());
         text.push(format!(
             "\n  {:width$} {:>8} {:>10} {:>8} {:>8}   {:>12}\n",
             "ports from", "in use", "TIME_WAIT", "left", "of", "TIME_WAITs/s"
         ));
-        for way in &self.lanes {
+        for Whence { address, lane, way } in &self.lanes {
             text.push(format!(
                 "  {:width$} {:>8} {:>10} {:>8} {:>8}   {:>12}\n",
-                way.source.to_string(),
-                grouped(way.lane.in_use),
-                grouped(way.in_time_wait()),
-                grouped(way.given().headroom().left),
+                address.to_string(),
+                grouped(lane.in_use),
+                grouped(lane.time_wait),
+                grouped(given(way).headroom().left),
                 grouped(way.ports),
                 rate(way.rate),
             ));
         }
         text.push("\n".to_owned());
-        for way in &self.lanes {
+        for Whence { address, lane, way } in &self.lanes {
             let from = if self.lanes.len() > 1 {
-                format!("from {}: ", way.source)
+                format!("from {address}: ")
             } else {
                 String::new()
             };
-            text.push(format!("  {from}{}\n", way.given().sentence(self.address)));
-            if way.lane.elsewhere > 0 {
+            text.push(format!("  {from}{}\n", given(way).sentence(self.address)));
+            if lane.elsewhere > 0 {
                 text.push(format!(
                     "  {from}{} beyond these: bound by their program, and of no account here\n",
-                    counted(way.lane.elsewhere, "socket")
+                    counted(lane.elsewhere, "socket")
                 ));
             }
         }
-        if self.lanes.iter().any(|way| way.rate > 0.0) {
+        if self.lanes.iter().any(|from| from.way.rate > 0.0) {
             let (recycled, rest): (Vec<_>, Vec<_>) = self
                 .lanes
                 .iter()
-                .partition(|way| way.recycling().takes_place());
+                .partition(|from| from.way.recycling().takes_place());
             let over = match (recycled.is_empty(), rest.is_empty()) {
                 (true, _) => "in the last ten seconds",
                 (false, true) => "in the last second",
@@ -273,8 +269,8 @@ impl Backend {
                 "  connects/s, as far as they left a TIME_WAIT on this side: begun {over}\n"
             ));
         }
-        let says_slow = |way: &Way| {
-            let room = way.given().headroom();
+        let says_slow = |from: &Whence| {
+            let room = given(&from.way).headroom();
             room.slow_after.is_some() && room.fails_after != Some(Duration::ZERO)
         };
         if self.lanes.iter().any(says_slow) {
@@ -292,24 +288,24 @@ impl Backend {
     }
 
     fn json(&self) -> Json {
-        let ways = self.lanes.iter().map(|way| {
-            let room = way.given().headroom();
+        let ways = self.lanes.iter().map(|Whence { address, lane, way }| {
+            let room = given(way).headroom();
             let seconds = |time: Option<Duration>| Json::from(time.map(|time| time.as_secs_f64()));
             Json::Object(vec![
-                ("address", way.source.to_string().into()),
+                ("address", address.to_string().into()),
                 ("ports", way.ports.into()),
-                ("in_use", way.lane.in_use.into()),
-                ("time_wait", way.in_time_wait().into()),
+                ("in_use", lane.in_use.into()),
+                ("time_wait", lane.time_wait.into()),
                 ("left", room.left.into()),
-                ("elsewhere", way.lane.elsewhere.into()),
-                ("time_wait_births", births_json(way.lane.births)),
+                ("elsewhere", lane.elsewhere.into()),
+                ("time_wait_births", births_json(lane.births)),
                 ("connects_per_second", way.rate.into()),
                 ("slow_above_per_second", room.slow_above.into()),
                 ("fails_above_per_second", room.fails_above.into()),
                 ("slow_after_seconds", seconds(room.slow_after)),
                 ("fails_after_seconds", seconds(room.fails_after)),
                 ("recycling", room.recycling.label().into()),
-                ("sentence", way.given().sentence(self.address).into()),
+                ("sentence", given(way).sentence(self.address).into()),
             ])
         });
         Json::Object(vec![
@@ -323,52 +319,9 @@ impl Backend {
     }
 }
 
-impl Way {
-    fn new(
-        source: IpAddr,
-        address: SocketAddr,
-        mut lane: Lane,
-        ports: u32,
-        limits: &Limits,
-    ) -> Way {
-        let loopback = source.is_loopback() || address.ip().is_loopback();
-        let recycling = Recycling::of(limits.sysctls.tw_reuse, limits.timestamps, loopback);
-        // The timers are set for 60 s, and go off a second late.
-        for end in &mut lane.time_wait {
-            *end += TIMERS_ADD;
-        }
-        Way {
-            source,
-            ports,
-            rate: lane.births.rate(recycling.takes_place()),
-            lane,
-            tw_reuse: limits.sysctls.tw_reuse,
-            timestamps: limits.timestamps,
-            loopback,
-        }
-    }
-
-    fn given(&self) -> Given<'_> {
-        Given {
-            ports: self.ports,
-            port_range_option: false,
-            in_use: self.lane.in_use,
-            time_wait: &self.lane.time_wait,
-            length: TIME_WAIT,
-            rate: self.rate,
-            tw_reuse: self.tw_reuse,
-            timestamps: self.timestamps,
-            loopback: self.loopback,
-        }
-    }
-
-    fn recycling(&self) -> Recycling {
-        Recycling::of(self.tw_reuse, self.timestamps, self.loopback)
-    }
-
-    fn in_time_wait(&self) -> u64 {
-        u64::try_from(self.lane.time_wait.len()).unwrap_or(u64::MAX)
-    }
+/// For any program: few set `IP_LOCAL_PORT_RANGE`.
+fn given(way: &Way) -> Given<'_> {
+    way.given(false)
 }
 
 /// State by state: both sides, their sum, and what it means.

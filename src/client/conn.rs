@@ -16,7 +16,7 @@ use super::intake::{Fault, Framing, Intake};
 use super::policy::Policy;
 use super::settings::Settings;
 use super::waits::{Clock, Wait, Waits};
-use super::words::{BodyFault, Held, Phase};
+use super::words::{Held, Phase, Upload};
 use crate::alarm::Alarms;
 use crate::net::{ClientAddr, Socket};
 
@@ -70,7 +70,7 @@ pub struct Conn {
     watched: Cell<bool>,
     /// Whether the request has been read to its end.
     body_read: Cell<bool>,
-    body_fault: Cell<Option<BodyFault>>,
+    upload: Upload,
 }
 
 /// A client connection that is idle, apart from its socket.
@@ -124,7 +124,7 @@ impl Conn {
             until_close: Cell::new(false),
             watched: Cell::new(false),
             body_read: Cell::new(true),
-            body_fault: Cell::new(None),
+            upload: Upload::default(),
         };
         // KeepAliveTimeout is for kept connections; the first request has the times of a head that is
         // coming, from now on.
@@ -233,7 +233,7 @@ impl Conn {
         self.intake.borrow_mut().body(body);
         self.watched.set(body == Framing::Length(0));
         self.body_read.set(body == Framing::Length(0));
-        self.body_fault.set(None);
+        self.upload.begin();
         self.phase.set(Phase::Exchange);
         self.exchanges.set(self.exchanges.get().saturating_add(1));
         // Nothing of the exchange before counts in this one.
@@ -300,14 +300,9 @@ impl Conn {
         self.body_read.get()
     }
 
-    /// The request's body will not be read to its end.
-    pub fn body_failed(&self, fault: BodyFault) {
-        self.body_fault.set(Some(fault));
-    }
-
-    /// What became of the request's body, if it did not reach its end.
-    pub fn body_fault(&self) -> Option<BodyFault> {
-        self.body_fault.get()
+    /// The request's body as far as it was read.
+    pub fn upload(&self) -> &Upload {
+        &self.upload
     }
 
     /// Which wait of the current exchange has lasted too long.
@@ -318,6 +313,11 @@ impl Conn {
     /// Whether the response that is made promises to keep the connection.
     pub fn promises(&self, kept: bool) {
         self.promised.set(kept);
+    }
+
+    /// Whether the latest response promised it.
+    pub fn has_promised(&self) -> bool {
+        self.promised.get()
     }
 
     /// Whether it was promised, and nothing speaks against it.

@@ -20,4 +20,4 @@ pub use policy::{HostSettings, Policy};
 pub use serve::{Served, let_go, serve};
 pub use settings::{Limits, Overrides, ReadTimeout, Settings, Stage};
 pub use waits::Wait;
-pub use words::{BodyFault, Phase};
+pub use words::{BodyFault, Phase, Upload};

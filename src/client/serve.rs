@@ -56,11 +56,16 @@ pub enum Served {
 }
 
 /// Serves the requests of one client, each answered by `exchange`, until the connection ends or has been
-/// idle for a while.
+/// idle for a while. What cannot be read as a request is answered here, and `refused` told of it.
 ///
 /// # Cancellation
 /// Dropping the future closes the connection at once.
-pub async fn serve<E, F, B>(mut stream: Stream, conn: Rc<Conn>, exchange: E) -> Served
+pub async fn serve<E, F, B>(
+    mut stream: Stream,
+    conn: Rc<Conn>,
+    exchange: E,
+    refused: impl Fn(StatusCode),
+) -> Served
 where
     E: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<B>, Infallible>>,
@@ -91,7 +96,7 @@ where
             | Ended::Evicted) => break ended,
         }
     };
-    Box::pin(close(stream, &conn, ended)).await;
+    Box::pin(close(stream, &conn, ended, refused)).await;
     Served::Closed
 }
 
@@ -272,7 +277,7 @@ fn unreadable(conn: &Conn, error: &hyper::Error) -> Option<StatusCode> {
     Some(status.unwrap_or(StatusCode::BAD_REQUEST))
 }
 
-async fn close(stream: Stream, conn: &Conn, ended: Ended) {
+async fn close(stream: Stream, conn: &Conn, ended: Ended, refused: impl Fn(StatusCode)) {
     let client = conn.address();
     match ended {
         // Nothing is unread or unsent: this is a FIN.
@@ -291,6 +296,7 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended) {
         }
         Ended::Unreadable(status, reason) => {
             info!(%client, status = status.as_u16(), reason, "request refused");
+            refused(status);
             answer_and_linger(stream, conn, status, reason, LINGER).await;
         }
         Ended::Expired(Wait::NextRequest) => {
@@ -301,6 +307,7 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended) {
         Ended::Expired(Wait::RequestHead) if conn.has_request_line() => {
             let status = StatusCode::REQUEST_TIMEOUT;
             info!(%client, status = status.as_u16(), reason = "the request's head did not come in time", "request refused");
+            refused(status);
             let reason = "The request's head did not come in time.";
             answer_and_linger(stream, conn, status, reason, LINGER_SHORT).await;
         }

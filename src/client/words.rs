@@ -1,5 +1,7 @@
 //! What is said of a client connection: where it stands, what became of a body, what was not read yet.
 
+use std::cell::Cell;
+
 /// What became of a request body that did not reach its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyFault {
@@ -9,6 +11,41 @@ pub enum BodyFault {
     /// It is not framed as it says, or broke off.
     #[error("the request body could not be read")]
     Unreadable,
+}
+
+/// A request's body as far as it was read.
+#[derive(Debug, Default)]
+pub struct Upload {
+    fault: Cell<Option<BodyFault>>,
+    received: Cell<u64>,
+}
+
+impl Upload {
+    /// Another request's body is next.
+    pub(super) fn begin(&self) {
+        self.fault.set(None);
+        self.received.set(0);
+    }
+
+    /// So many bytes of it were read in all.
+    pub fn came(&self, bytes: u64) {
+        self.received.set(bytes);
+    }
+
+    /// It will not be read to its end.
+    pub fn failed(&self, fault: BodyFault) {
+        self.fault.set(Some(fault));
+    }
+
+    /// What became of it, if it did not reach its end.
+    pub fn fault(&self) -> Option<BodyFault> {
+        self.fault.get()
+    }
+
+    /// How many bytes of it were read.
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
 }
 
 /// Where a client connection stands.

@@ -1,9 +1,10 @@
 //! Opening a TCP connection to a backend, and what errors of opening mean.
 
-use std::future::Future;
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -24,6 +25,17 @@ pub struct TcpConnect {
     /// Whence; empty: the kernel chooses.
     sources: Rc<[IpAddr]>,
     options: Rc<SocketOptions>,
+    told: Told,
+}
+
+/// Who is told how long each `connect()` took.
+#[derive(Clone, Default)]
+struct Told(Option<Rc<dyn Fn(Duration)>>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
 }
 
 /// A connection, and the port it takes.
@@ -42,7 +54,14 @@ impl TcpConnect {
         TcpConnect {
             sources: sources.into(),
             options: Rc::new(options),
+            told: Told::default(),
         }
+    }
+
+    /// Has `told` hear how long each `connect()` system call took, whether it failed or not: in it the
+    /// kernel looks for a local port.
+    pub fn time_calls(&mut self, told: impl Fn(Duration) + 'static) {
+        self.told = Told(Some(Rc::new(told)));
     }
 
     /// Whether a connection may still fail to open once it is there.
@@ -53,7 +72,18 @@ impl TcpConnect {
     async fn open(&self, backend: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
         let socket = new_socket(backend)?;
         self.options.prepare(&socket, backend, source)?;
-        let stream = socket.connect(backend).await?;
+        let mut connecting = pin!(socket.connect(backend));
+        let begun = Instant::now();
+        // The system call is made when it is polled for the first time.
+        let mut told = self.told.0.as_ref();
+        let stream = poll_fn(|cx| {
+            let polled = connecting.as_mut().poll(cx);
+            if let Some(told) = told.take() {
+                told(begun.elapsed());
+            }
+            polled
+        })
+        .await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

@@ -15,12 +15,14 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::account::Outcome;
 use crate::backend::{self, AfterResponse, Connector};
 use crate::client::{BodyFault, Conn, Wait};
 use crate::keepalive::{CloseReason, Verdict};
 use crate::net::BackendAddr;
 use crate::pool::{End, Lease};
 
+use super::record::Record;
 use super::replay::Kept;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -163,7 +165,7 @@ impl RequestStream {
             return Poll::Ready(None);
         };
         let fail = |fault: BodyFault| {
-            self.client.body_failed(fault);
+            self.client.upload().failed(fault);
             Poll::Ready(Some(Err(fault.into())))
         };
         let Ok(frame) = frame else {
@@ -171,6 +173,7 @@ impl RequestStream {
         };
         if let Some(data) = frame.data_ref() {
             self.seen += data.len() as u64;
+            self.client.upload().came(self.seen);
             match self.limit {
                 Some(limit) if self.seen > limit => return fail(BodyFault::TooLong(limit)),
                 _ => self.kept.note(data),
@@ -234,15 +237,20 @@ impl Body for RequestBody {
     }
 }
 
-/// What the client gets: a backend's response body, or a text of our own.
-pub struct RelayBody(Inner);
+/// What the client gets: a backend's response body, or a text of our own. The exchange is over with it.
+pub struct RelayBody {
+    inner: Inner,
+    record: Record,
+}
 
+#[expect(clippy::large_enum_variant, reason = "most responses are relayed")]
 enum Inner {
     Text(Option<Bytes>),
     Relay(Relay),
 }
 
-struct Relay {
+/// A backend's response body on its way to the client.
+pub(super) struct Relay {
     incoming: Incoming,
     /// The request's body, where its connection would go on with it whatever becomes of the response.
     upload: Option<Upload>,
@@ -261,14 +269,33 @@ struct Relay {
 struct BrokenOff;
 
 impl RelayBody {
-    /// A text of our own.
-    pub(super) fn text(client: &Conn, text: String) -> RelayBody {
-        client.response_over(Instant::now());
-        RelayBody(Inner::Text(Some(Bytes::from(text))))
+    /// A text of our own: the body of an answer with this status.
+    pub(super) fn text(client: &Conn, status: u16, text: String, mut record: Record) -> RelayBody {
+        let now = Instant::now();
+        client.response_over(now);
+        record.answers(status, Outcome::Refused, now);
+        RelayBody {
+            inner: Inner::Text(Some(Bytes::from(text))),
+            record,
+        }
     }
 
     /// A backend's body. The lease ends with it, or with the response's head if it has none.
-    pub(super) fn relay(
+    pub(super) fn relay(mut relay: Relay, mut record: Record) -> RelayBody {
+        relay.client.backend_moved();
+        if relay.incoming.is_end_stream() {
+            relay.finish(&mut record);
+        }
+        RelayBody {
+            inner: Inner::Relay(relay),
+            record,
+        }
+    }
+}
+
+impl Relay {
+    /// The body of a response, whose connection is leased until its end.
+    pub(super) fn new(
         incoming: Incoming,
         upload: Option<Upload>,
         lease: BackendLease,
@@ -276,8 +303,8 @@ impl RelayBody {
         backend: BackendAddr,
         timeout: Duration,
         spent: Option<CloseReason>,
-    ) -> RelayBody {
-        let mut relay = Relay {
+    ) -> Relay {
+        Relay {
             incoming,
             upload,
             lease: Some(lease),
@@ -285,12 +312,7 @@ impl RelayBody {
             backend,
             timeout,
             spent,
-        };
-        client.backend_moved();
-        if relay.incoming.is_end_stream() {
-            relay.finish();
         }
-        RelayBody(Inner::Relay(relay))
     }
 }
 
@@ -320,7 +342,7 @@ pub(super) fn is_nonsense(error: &hyper::Error) -> bool {
 
 impl Relay {
     /// The response has been read to its end.
-    fn finish(&mut self) {
+    fn finish(&mut self, record: &mut Record) {
         let Some(mut lease) = self.lease.take() else {
             return;
         };
@@ -337,8 +359,15 @@ impl Relay {
             (_, AfterResponse::Busy, _) => End::Spent(CloseReason::EarlyResponse),
             (_, AfterResponse::Spoke, _) => End::Spent(CloseReason::Protocol),
         };
+        match (end, lease.verdict()) {
+            (End::Spent(reason), _) | (End::Complete, Verdict::Close(reason)) => {
+                record.closes(reason);
+            }
+            (End::Complete, Verdict::Keep) => {}
+        }
         lease.finish(end, now);
         self.client.response_over(now);
+        record.ends(now);
     }
 
     /// Ends a request that is still being written. True if there is one.
@@ -346,15 +375,21 @@ impl Relay {
         self.upload.as_ref().is_some_and(Upload::ends_early)
     }
 
-    fn break_off(&mut self, reason: CloseReason, why: &dyn std::fmt::Display) -> BoxError {
-        let is_early = self.ends_upload();
-        if let Some(mut lease) = self.lease.take() {
-            lease.spent(if is_early {
-                CloseReason::EarlyResponse
-            } else {
-                reason
-            });
+    fn break_off(
+        &mut self,
+        mut reason: CloseReason,
+        why: &dyn std::fmt::Display,
+        record: &mut Record,
+    ) -> BoxError {
+        if self.ends_upload() {
+            reason = CloseReason::EarlyResponse;
         }
+        if let Some(mut lease) = self.lease.take() {
+            lease.spent(reason);
+        }
+        record.closes(reason);
+        record.ends_as(Outcome::BrokenOff);
+        record.ends(Instant::now());
         self.client.backend_moved();
         info!(
             client = %self.client.address(), backend = %self.backend, reason = %why,
@@ -364,19 +399,37 @@ impl Relay {
     }
 }
 
-impl Drop for Relay {
-    fn drop(&mut self) {
-        if self.lease.is_some() {
-            // The library needs no more of it, though its end has not come: all of a known length has
-            // passed, or there was to be none. What is handed over is all there is to write. (Over
-            // HTTP/2 an end may come by itself, behind the last byte.)
-            self.client.backend_moved();
-            self.client.response_over(Instant::now());
+impl Relay {
+    /// The library needs no more of it. If its end has not come, all of a known length has passed, or the
+    /// client has gone.
+    fn leave(&mut self, record: &mut Record) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        let now = Instant::now();
+        // What is handed over is all there is to write. (Over HTTP/2 an end may come by itself, behind the
+        // last byte.)
+        self.client.backend_moved();
+        self.client.response_over(now);
+        let is_early = self.upload.as_ref().is_some_and(Upload::ends_early);
+        let reason = if is_early {
+            CloseReason::EarlyResponse
+        } else {
+            CloseReason::ClientGone
+        };
+        lease.spent(reason);
+        record.closes(reason);
+        record.ends(now);
+        if self.incoming.size_hint().exact() != Some(0) {
+            record.ends_as(Outcome::ClientGone);
         }
-        if let Some(lease) = &mut self.lease
-            && self.upload.as_ref().is_some_and(Upload::ends_early)
-        {
-            lease.spent(CloseReason::EarlyResponse);
+    }
+}
+
+impl Drop for RelayBody {
+    fn drop(&mut self) {
+        if let Inner::Relay(relay) = &mut self.inner {
+            relay.leave(&mut self.record);
         }
     }
 }
@@ -389,14 +442,21 @@ impl Body for RelayBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let relay = match &mut self.0 {
-            Inner::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+        let RelayBody { inner, record } = &mut *self;
+        let relay = match inner {
+            Inner::Text(text) => {
+                let text = text.take();
+                record.hands_over(text.as_ref().map_or(0, Bytes::len));
+                return Poll::Ready(text.map(|text| Ok(Frame::data(text))));
+            }
             Inner::Relay(relay) => relay,
         };
         if let Some(Wait::Backend) = relay.client.expired() {
-            return Poll::Ready(Some(Err(
-                relay.break_off(CloseReason::Timeout, &"the backend's timeout")
-            )));
+            return Poll::Ready(Some(Err(relay.break_off(
+                CloseReason::Timeout,
+                &"the backend's timeout",
+                record,
+            ))));
         }
         let polled = match &mut relay.lease {
             Some(lease) => lease.conn().poll_body(&mut relay.incoming, cx),
@@ -411,31 +471,34 @@ impl Body for RelayBody {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 relay.client.backend_moved();
+                record.hands_over(frame.data_ref().map_or(0, Bytes::len));
                 // Nothing follows trailers, and nobody asks again.
                 if relay.incoming.is_end_stream() || frame.is_trailers() {
-                    relay.finish();
+                    relay.finish(record);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                Poll::Ready(Some(Err(relay.break_off(reason_of(&error), &error))))
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(relay.break_off(
+                reason_of(&error),
+                &error,
+                record,
+            )))),
             Poll::Ready(None) => {
-                relay.finish();
+                relay.finish(record);
                 Poll::Ready(None)
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Text(text) => text.is_none(),
             Inner::Relay(relay) => relay.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.inner {
             Inner::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Inner::Relay(relay) => relay.incoming.size_hint(),
         }

@@ -7,6 +7,7 @@ mod body;
 mod failure;
 pub mod headers;
 mod layout;
+mod record;
 mod replay;
 pub mod retry;
 mod upstream;
@@ -19,7 +20,6 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
@@ -28,14 +28,16 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::account::Outcome;
 use crate::backend::{self, SendError};
 use crate::client::{BodyFault, Conn, Framing, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict, drops_connection};
 use crate::pool::{Identity, Wants};
 use crate::route::Router;
 
-use body::BackendLease;
+use body::{BackendLease, Relay};
 use headers::{ClientConnection, Introduction, RequestFacts, Wish};
+use record::Record;
 use replay::Replay;
 use retry::{Attempt, Proof};
 use upstream::{Backend, Upstream};
@@ -44,6 +46,7 @@ use body::Upload;
 pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
 pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
+pub use record::{Ear, Ears};
 pub use upstream::PoolView;
 
 /// One worker's half of the proxy: the routes, and its own connections to every backend.
@@ -51,19 +54,21 @@ pub struct Proxy {
     router: Arc<Router<usize>>,
     upstreams: Vec<Rc<Upstream>>,
     worker: usize,
+    ears: Rc<Ears>,
 }
 
 impl Proxy {
-    /// The proxy of the `worker`-th worker. Runs on the current thread's runtime.
-    pub fn new(layout: &Layout, worker: usize) -> Proxy {
-        Proxy::made(layout, None, worker)
+    /// The proxy of the `worker`-th worker, whose exchanges `ears` hear of. Runs on the current thread's
+    /// runtime.
+    pub fn new(layout: &Layout, worker: usize, ears: Ears) -> Proxy {
+        Proxy::made(layout, None, worker, Rc::new(ears))
     }
 
     /// The proxy to take this one's place. What is in both layouts is taken over with its
     /// connections; what has gone is drained. Exchanges of this one go on to their end.
     #[must_use]
     pub fn succeeded_by(&self, layout: &Layout) -> Proxy {
-        let next = Proxy::made(layout, Some(self), self.worker);
+        let next = Proxy::made(layout, Some(self), self.worker, Rc::clone(&self.ears));
         let kept: HashSet<_> = next.backends().map(Rc::as_ptr).collect();
         for backend in self.backends() {
             if !kept.contains(&Rc::as_ptr(backend)) {
@@ -73,7 +78,7 @@ impl Proxy {
         next
     }
 
-    fn made(layout: &Layout, old: Option<&Proxy>, worker: usize) -> Proxy {
+    fn made(layout: &Layout, old: Option<&Proxy>, worker: usize, ears: Rc<Ears>) -> Proxy {
         let old: HashMap<_, _> = old
             .iter()
             .flat_map(|old| &old.upstreams)
@@ -87,6 +92,7 @@ impl Proxy {
             router: Arc::clone(&layout.router),
             upstreams: layout.upstreams.iter().map(upstream).collect(),
             worker,
+            ears,
         }
     }
 
@@ -121,6 +127,11 @@ impl Proxy {
         }
     }
 
+    /// What came from a client could not be read as a request, and was answered with `status`.
+    pub fn refused(&self, client: &Conn, status: StatusCode) {
+        self.ears.hear_refused(client, status.as_u16());
+    }
+
     /// Answers one request: with its backend's response, or with an error of our own.
     ///
     /// # Errors
@@ -144,6 +155,8 @@ impl Proxy {
         request: Request<Incoming>,
     ) -> Result<Response<RelayBody>, Infallible> {
         let (parts, body) = request.into_parts();
+        let mut record = Record::begin(&self.ears, &client, Instant::now());
+        record.asks(&parts);
         if client.has_hosts() {
             client.is_for(RequestFacts::host(&parts));
         }
@@ -154,7 +167,7 @@ impl Proxy {
             Ok(facts) => facts,
             Err(failure) => {
                 report(&client, &parts.method, &parts.uri, &failure);
-                let mut response = refusal(&client, None, &failure);
+                let mut response = refusal(&client, None, &failure, record);
                 *response.version_mut() = version;
                 return Ok(response);
             }
@@ -162,11 +175,16 @@ impl Proxy {
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         // Who waits for a 100 that does not come may yet send something: Apache's `expecting_100`.
         facts.ends |= facts.expects_continue() && body.is_end_stream();
-        let answer = self.forward(&client, parts, body, &facts).await;
-        let mut response = answer.unwrap_or_else(|failure| {
-            report(&client, &method, &uri, &failure);
-            refusal(&client, Some(&facts), &failure)
-        });
+        let answer = self
+            .forward(&client, parts, body, &facts, &mut record)
+            .await;
+        let mut response = match answer {
+            Ok(response) => response.map(|relay| RelayBody::relay(relay, record)),
+            Err(failure) => {
+                report(&client, &method, &uri, &failure);
+                refusal(&client, Some(&facts), &failure, record)
+            }
+        };
         *response.version_mut() = version;
         Ok(response)
     }
@@ -177,20 +195,23 @@ impl Proxy {
         mut parts: request::Parts,
         body: Incoming,
         facts: &RequestFacts,
-    ) -> Result<Response<RelayBody>, Failure> {
-        let now = Instant::now();
+        record: &mut Record,
+    ) -> Result<Response<Relay>, Failure> {
+        let now = record.began();
         let upstream = self
             .router
             .find(RequestFacts::host(&parts), parts.uri.path())
             .map(|index| &self.upstreams[index])
             .ok_or(Failure::NoRoute)?;
+        record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = upstream.settings().retry_body;
         let length = body.size_hint().exact();
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
         let wants = upstream.wants(need, client);
-        let (backend, mut lease, mut asked) = upstream.lease(now, wants).await?;
+        let (backend, mut lease, mut asked) = upstream.lease(now, wants, record).await?;
+        record.has(&mut lease, asked);
         headers::forward_request(
             &mut parts,
             facts,
@@ -231,7 +252,7 @@ impl Proxy {
                 Ok(response) => {
                     // Over HTTP/1.1 the connection itself knows whether it is still being written.
                     let upload = replay.filter(|_| may_refuse).and_then(|it| it.upload());
-                    break relay(client, response, upload, lease, facts, backend, timeout);
+                    break relay(client, response, upload, lease, facts, backend, record);
                 }
                 Err(lost) => lost,
             };
@@ -262,12 +283,16 @@ impl Proxy {
                     backend.tally.race_lost();
                 }
                 lease.spent(failure.close_reason());
+                record.closes(failure.close_reason());
                 return Err(failure);
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
             lease.conn().give_names_back(client.socket());
+            record.closes(CloseReason::PeerClosedIdle);
             lease = another(lease, backend, proof, before, wants).await?;
             asked = Instant::now();
+            record.has(&mut lease, asked);
+            record.sent_again(proof);
             backend.tally.sent_again(proof as usize);
             before += 1;
             request = again;
@@ -344,7 +369,7 @@ async fn answered(
         }
         sent.as_mut().poll(cx).map_err(|lost| {
             Box::new(Unanswered {
-                failure: failed(lost.error, client.body_fault(), backend, reused),
+                failure: failed(lost.error, client.upload().fault(), backend, reused),
                 unsent: lost.unsent,
                 refused: lost.not_processed,
             })
@@ -394,8 +419,8 @@ fn relay(
     mut lease: BackendLease,
     request: &RequestFacts,
     backend: &Backend,
-    timeout: Duration,
-) -> Result<Response<RelayBody>, Failure> {
+    record: &mut Record,
+) -> Result<Response<Relay>, Failure> {
     let (mut parts, incoming) = response.into_parts();
     // One of 1.0 is not used again, whatever it says, as Apache httpd has it: the library would go on in 1.0,
     // which knows no chunks.
@@ -408,8 +433,10 @@ fn relay(
             source: None,
         };
         lease.spent(failure.close_reason());
+        record.closes(failure.close_reason());
         return Err(failure);
     }
+    record.answers(parts.status.as_u16(), Outcome::Answered, Instant::now());
     lease.conn().give_names_to(client.socket());
     let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
     let kept = headers::say_connection(
@@ -426,13 +453,13 @@ fn relay(
     if !length_known && request.ends_unknown_length_by_close() {
         client.response_ends_with_connection();
     }
-    let body = RelayBody::relay(
+    let body = Relay::new(
         incoming,
         upload,
         lease,
         client,
         backend.address().clone(),
-        timeout,
+        record.timeout(),
         facts
             .ambiguous
             .then_some(CloseReason::Protocol)
@@ -453,11 +480,12 @@ fn refusal(
     client: &Conn,
     request: Option<&RequestFacts>,
     failure: &Failure,
+    record: Record,
 ) -> Response<RelayBody> {
     let status = failure.status();
     let text = answer::text(status, failure.sentence());
     client.socket().send_own_head();
-    let mut response = Response::new(RelayBody::text(client, text));
+    let mut response = Response::new(RelayBody::text(client, status.as_u16(), text, record));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(

@@ -54,6 +54,17 @@ pub enum Proof {
     Refused,
 }
 
+impl Proof {
+    /// As it stands in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Proof::Unsent => "unsent",
+            Proof::Repeatable => "repeatable",
+            Proof::Refused => "refused",
+        }
+    }
+}
+
 /// Judges whether a request may be sent again, and why.
 pub fn again(attempt: &Attempt) -> Option<Proof> {
     if !attempt.whole {

@@ -19,6 +19,7 @@ use super::Chain;
 use super::body::{BackendLease, RequestBody};
 use super::failure::Failure;
 use super::layout::{ServerCommon, Target, UpstreamPlan};
+use super::record::Record;
 
 /// One worker's connections to one backend, for who looks at them.
 #[derive(Clone, Debug)]
@@ -135,13 +136,15 @@ impl Upstream {
         &self,
         now: Instant,
         wants: Wants,
+        record: &mut Record,
     ) -> Result<(&Backend, BackendLease, Instant), Failure> {
         let index = self.pick(now, &[]).ok_or_else(|| self.no_server())?;
+        record.tries(&self.backends[index]);
         if let Some(lease) = self.backends[index].pool.acquire(now, wants) {
             return Ok((&self.backends[index], lease, now));
         }
         // Boxed: rare, and large beside the rest of an exchange.
-        let (backend, lease) = Box::pin(self.wait(now, index, wants)).await?;
+        let (backend, lease) = Box::pin(self.wait(now, index, wants, record)).await?;
         Ok((backend, lease, Instant::now()))
     }
 
@@ -151,6 +154,7 @@ impl Upstream {
         mut now: Instant,
         mut index: usize,
         wants: Wants,
+        record: &mut Record,
     ) -> Result<(&Backend, BackendLease), Failure> {
         let mut tried = Vec::new();
         loop {
@@ -173,6 +177,7 @@ impl Upstream {
             };
             info!(reason = %Chain(&failure), "trying the upstream's next server");
             index = next;
+            record.tries(&self.backends[index]);
             if let Some(lease) = self.backends[index].pool.acquire(now, wants) {
                 return Ok((&self.backends[index], lease));
             }

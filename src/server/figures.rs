@@ -4,7 +4,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::account::{Arm, LineFigures, PoolFigures};
-use crate::net::BackendAddr;
+use crate::net::{BackendAddr, PortRange};
 use crate::proxy::{ServerCommon, Share, UpstreamPlan};
 
 /// One upstream's backends, and what its workers count.
@@ -14,6 +14,8 @@ pub struct UpstreamFigures {
     pub name: String,
     /// How its connections are used.
     pub arm: Arm,
+    /// The ports that its connections are confined to, if they are.
+    pub source_ports: Option<PortRange>,
     /// Its backends.
     pub backends: Share,
     /// Backends it has no more, whose last connections may still be open.
@@ -117,6 +119,7 @@ impl Book {
                 None => UpstreamFigures {
                     name: name.clone(),
                     arm: Arm::Pooled,
+                    source_ports: None,
                     backends: Vec::new(),
                     leaving: Vec::new(),
                     gone: PoolFigures::default(),
@@ -127,6 +130,7 @@ impl Book {
             } else {
                 Arm::Short
             };
+            figures.source_ports = plan.settings.sockets.source_ports;
             figures.changes_to(plan.servers.clone());
             book.push(figures);
         }

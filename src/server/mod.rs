@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::account::{FrontFigures, FrontTally};
 use crate::lookup::LookUpError;
 use crate::net::{ListenError, OptionError, Tls, TlsError};
 use crate::proxy::PoolView;
@@ -196,6 +197,7 @@ impl Server {
         };
         for (number, looks) in looks.into_iter().enumerate() {
             let plan = Plan {
+                front: Arc::clone(&server.control.fronts[number]),
                 room: Arc::clone(&server.control.room),
                 number,
                 looks,
@@ -284,8 +286,8 @@ fn keep(
         reloads,
         book: Arc::default(),
         room: Arc::new(Room::new(workers)),
-        workers,
         lookers: lookers.into(),
+        fronts: (0..workers).map(|_| Arc::default()).collect(),
     };
     let start = keeper::Start {
         settings: settings.clone(),
@@ -313,9 +315,9 @@ pub struct Control {
     reloads: mpsc::UnboundedSender<Reload>,
     book: Arc<Book>,
     room: Arc<Room>,
-    workers: usize,
     /// To each worker: who wants to see its connections.
     lookers: Arc<[mpsc::Sender<Look>]>,
+    fronts: Vec<Arc<FrontTally>>,
 }
 
 impl Control {
@@ -331,7 +333,16 @@ impl Control {
 
     /// How many workers it has.
     pub fn workers(&self) -> usize {
-        self.workers
+        self.fronts.len()
+    }
+
+    /// What the workers count of exchanges, whatever their backends.
+    pub fn front(&self) -> FrontFigures {
+        let mut sum = FrontFigures::default();
+        for front in &self.fronts {
+            front.add_to(&mut sum);
+        }
+        sum
     }
 
     /// Every worker's connections to backends, by the worker's number. Of a worker that does not

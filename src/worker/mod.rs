@@ -19,10 +19,11 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
+use crate::account::FrontTally;
 use crate::alarm::Alarms;
 use crate::client::{self, Conn, Parked, Policy, Served};
 use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
-use crate::proxy::{Layout, Proxy};
+use crate::proxy::{Ears, Layout, Proxy};
 
 use clients::Clients;
 pub use look::Look;
@@ -63,6 +64,8 @@ pub struct Plan {
     pub looks: mpsc::Receiver<Look>,
     /// For how many clients there is room.
     pub room: Arc<Room>,
+    /// What it counts.
+    pub front: Arc<FrontTally>,
 }
 
 /// How long to wait before accepting again when the process has no file descriptor left.
@@ -100,11 +103,15 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     let alarms = Alarms::default();
     let ringing = spawn_local(alarms.clone().run());
     let orders = Arc::clone(&plan.orders.borrow_and_update());
+    let ears = Ears {
+        front: plan.front,
+        log: None,
+    };
     let door = Rc::new(Door {
         worker: plan.number,
         stop: plan.stop.clone(),
         accepting: RefCell::default(),
-        proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number))),
+        proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number, ears))),
         clients: Clients::new(plan.number, Arc::clone(&plan.room))?,
         room: plan.room,
         alarms,
@@ -315,7 +322,8 @@ impl Door {
                 let proxy = Rc::clone(&door.proxy.borrow());
                 proxy.exchange(Rc::clone(&conn), request)
             };
-            let served = client::serve(stream, Rc::clone(&conn), exchange).await;
+            let refused = |status| door.proxy.borrow().refused(&conn, status);
+            let served = client::serve(stream, Rc::clone(&conn), exchange, refused).await;
             door.clients.end(number);
             match served {
                 Served::Parked(stream, parked) => door.park(stream, conn, parked),

@@ -10,7 +10,7 @@ use warmline::server::{AdminAddress, AdminSettings};
 
 use crate::proxy::{GET, Proxy, ask, ms};
 use crate::support::client::{Client, get};
-use crate::support::scripted::{Backend, Gate};
+use crate::support::scripted::{Backend, Gate, Refusing};
 use crate::support::{PATIENCE, local, wait_until};
 
 /// The admin listener of a proxy, on a port of its own.
@@ -92,7 +92,10 @@ fn the_metrics_count_what_happened_and_what_the_kernel_has() {
     });
     let page = metrics(admin.address());
     let ports = figure(&page, "warmline_local_ports").unwrap();
-    let left = format!("warmline_local_ports_left{{address=\"{}\"}}", backend.addr);
+    let left = format!(
+        "warmline_local_ports_left{{source=\"127.0.0.1\",backend=\"{}\"}}",
+        backend.addr
+    );
     // Sockets of another test may rest towards the same address: its port was free again.
     let towards = format!(
         "warmline_tcp_sockets{{address=\"{}\",side=\"proxy\"",
@@ -129,12 +132,179 @@ fn every_figure_stands_under_its_help_and_its_type_once() {
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
         } else {
             let (name, value) = line.rsplit_once(' ').unwrap();
-            assert_eq!(name.split('{').next(), Some(current.as_str()), "{line}");
+            let is_of_it = |name: &str| {
+                let rest = name.strip_prefix(&current);
+                rest.is_some_and(|rest| ["", "_bucket", "_sum", "_count"].contains(&rest))
+            };
+            assert!(name.split('{').next().is_some_and(is_of_it), "{line}");
             assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
             assert!(series.insert(name.to_owned()), "{name} is there twice");
         }
     }
     assert!(families.len() > 15, "{page}");
+}
+
+/// What stands in `docs/measure.md` of a family: its line in the table.
+fn told_in_the_document(name: &str) -> Option<&'static str> {
+    let document = include_str!("../../docs/measure.md");
+    let row = document
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("| `{name}` | ")))?;
+    Some(row.strip_suffix(" |").unwrap_or(row))
+}
+
+#[test]
+fn the_document_says_of_each_family_what_the_page_says() {
+    let backend = Backend::numbered();
+    let proxy = Proxy::start(backend.addr, |_| {});
+    let admin = admin(&proxy);
+    let mut page = String::new();
+    wait_until(PATIENCE, "the kernel's figures", || {
+        page = metrics(admin.address());
+        page.contains("warmline_tcp_sockets")
+    });
+    let mut on_page = 0;
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert_eq!(told_in_the_document(name), Some(help), "{name}");
+            on_page += 1;
+        }
+    }
+    let document = include_str!("../../docs/measure.md");
+    let in_document = document
+        .lines()
+        .filter(|line| line.starts_with("| `warmline_"))
+        .count();
+    assert_eq!(on_page, in_document, "the document has more");
+}
+
+#[test]
+fn each_exchange_is_counted_once_by_how_it_ended() {
+    let gate = Gate::new();
+    let backend = Backend::start({
+        let gate = gate.clone();
+        move |mut conn| {
+            while let Some(request) = conn.request() {
+                match request.line() {
+                    "GET /short HTTP/1.1" => {
+                        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok");
+                        return;
+                    }
+                    "GET /never HTTP/1.1" => conn.pause(&gate),
+                    "POST / HTTP/1.1" => {
+                        conn.send("HTTP/1.1 204 No Content\r\n\r\n");
+                    }
+                    _ => {
+                        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+                    }
+                }
+            }
+        }
+    });
+    let proxy = Proxy::start(backend.addr, |settings| {
+        settings.routes[0].path = "/".to_owned();
+        settings.routes[0].host = Some("test.example".to_owned());
+    });
+    let admin = admin(&proxy);
+    let mut client = proxy.client();
+    assert_eq!(ask(&mut client, GET).text(), "hello");
+    let post = "POST / HTTP/1.1\r\nHost: test.example\r\nContent-Length: 7\r\n\r\n1234567";
+    assert_eq!(ask(&mut client, post).status, 204);
+    // No route; and no request at all.
+    assert_eq!(
+        ask(&mut client, "GET / HTTP/1.1\r\nHost: other\r\n\r\n").status,
+        404
+    );
+    assert_eq!(ask(&mut proxy.client(), "nonsense\r\n\r\n").status, 400);
+    // A response that breaks off, and a client that does not wait.
+    let mut broken = proxy.client();
+    broken.send("GET /short HTTP/1.1\r\nHost: test.example\r\n\r\n");
+    assert!(!broken.response().complete);
+    let mut leaving = proxy.client();
+    leaving.send("GET /never HTTP/1.1\r\nHost: test.example\r\n\r\n");
+    gate.wait_reached(1);
+    let page = metrics(admin.address());
+    assert_eq!(figure(&page, "warmline_requests_in_flight"), Some(1.0));
+    leaving.reset();
+    wait_until(PATIENCE, "the end of the last", || {
+        let page = metrics(admin.address());
+        figure(&page, "warmline_requests_in_flight") == Some(0.0)
+    });
+    gate.open();
+    let page = metrics(admin.address());
+    let of = format!("upstream=\"app\",backend=\"{}\"", backend.addr);
+    for (outcome, class, all, of_backend) in [
+        ("answered", "2xx", Some(2.0), Some(2.0)),
+        ("broken_off", "2xx", Some(1.0), Some(1.0)),
+        ("client_gone", "none", Some(1.0), Some(1.0)),
+        ("refused", "4xx", Some(2.0), None),
+        ("answered", "4xx", None, None),
+    ] {
+        let labels = format!("outcome=\"{outcome}\",class=\"{class}\"");
+        let series = format!("warmline_responses_total{{{labels}}}");
+        assert_eq!(figure(&page, &series), all, "{series} in\n{page}");
+        let series = format!("warmline_backend_responses_total{{{of},{labels}}}");
+        assert_eq!(figure(&page, &series), of_backend, "{series} in\n{page}");
+    }
+    let count = |family: &str| figure(&page, &format!("{family}_count{{upstream=\"app\"}}"));
+    for (family, times) in [
+        ("warmline_upstream_request_seconds", 4.0),
+        ("warmline_upstream_checkout_seconds", 4.0),
+        // The last had none.
+        ("warmline_upstream_first_byte_seconds", 3.0),
+        ("warmline_upstream_connect_call_seconds", 2.0),
+        ("warmline_upstream_connect_seconds", 2.0),
+        ("warmline_upstream_idle_at_reuse_seconds", 2.0),
+    ] {
+        assert_eq!(count(family), Some(times), "{family} in\n{page}");
+    }
+    assert_eq!(figure(&page, "warmline_request_seconds_count"), Some(6.0));
+    let read = figure(&page, "warmline_received_body_bytes_total");
+    assert_eq!(read, Some(7.0));
+    let text = ask(&mut client, "GET / HTTP/1.1\r\nHost: other\r\n\r\n");
+    let handed_over = 5 + 2 + text.body.len();
+    let sent = figure(&page, "warmline_sent_body_bytes_total");
+    #[allow(clippy::cast_precision_loss)]
+    let handed_over = handed_over as f64;
+    assert_eq!(sent, Some(handed_over));
+}
+
+#[test]
+fn a_connection_that_cannot_be_opened_is_counted_by_why() {
+    let refusing = Refusing::start();
+    let proxy = Proxy::start(refusing.addr, |_| {});
+    let admin = admin(&proxy);
+    assert_eq!(ask(&mut proxy.client(), GET).status, 502);
+    let page = metrics(admin.address());
+    let of = format!("upstream=\"app\",backend=\"{}\"", refusing.addr);
+    for (reason, count) in [("refused", 1.0), ("no_local_port", 0.0), ("given_up", 0.0)] {
+        let series = format!("warmline_backend_connect_failures_total{{{of},reason=\"{reason}\"}}");
+        assert_eq!(figure(&page, &series), Some(count), "{series} in\n{page}");
+    }
+    let series =
+        format!("warmline_backend_responses_total{{{of},outcome=\"refused\",class=\"5xx\"}}");
+    assert_eq!(figure(&page, &series), Some(1.0), "{page}");
+}
+
+#[test]
+fn openmetrics_is_spoken_to_who_asks_for_it() {
+    let backend = Backend::numbered();
+    let proxy = Proxy::start(backend.addr, |_| {});
+    let admin = admin(&proxy);
+    let mut client = Client::connect(admin.address());
+    client.send(
+        "GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\r\n",
+    );
+    let response = client.response();
+    assert_eq!(
+        response.header("Content-Type"),
+        Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    );
+    let page = response.text();
+    assert!(page.ends_with("\n# EOF\n"), "{page}");
+    assert!(page.contains("# TYPE warmline_backend_requests counter\n"));
+    assert!(page.contains("\nwarmline_backend_requests_total{"));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use warmline::backend::{ServerSettings, Settings};
 use warmline::client::{self, Conn};
 use warmline::net::{BackendAddr, ClientAddr, Stream};
 use warmline::pool::Common;
-use warmline::proxy::{Layout, Proxy, Target, UpstreamPlan};
+use warmline::proxy::{Ears, Layout, Proxy, Target, UpstreamPlan};
 use warmline::route::Router;
 
 use crate::support::client::{Client, RawResponse};
@@ -120,7 +120,7 @@ fn run(
             router: Arc::new(Router::new([(None, "/", 0)])),
             upstreams: vec![Arc::new(plan)],
         };
-        let proxy = Rc::new(Proxy::new(&layout, 0));
+        let proxy = Rc::new(Proxy::new(&layout, 0, Ears::default()));
         let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let (stream, socket) = Stream::new(tokio::net::TcpStream::from_std(stream).unwrap());
@@ -137,7 +137,7 @@ fn run(
             }
             Rc::clone(&proxy).exchange(Rc::clone(&exchanged), request)
         };
-        client::serve(stream, conn, exchange).await;
+        client::serve(stream, conn, exchange, |_| {}).await;
         ringing.abort();
     });
     let response = asking.join().unwrap();

@@ -9,11 +9,15 @@
 //! What it does not know: ports that a program took with `bind()`, which are lost for all
 //! destinations, and those that programs confine themselves to.
 
+mod way;
+
 use std::fmt;
 use std::time::Duration;
 
 use crate::census::ports::TwReuse;
 use crate::quantity::{counted, grouped, rate, span, whole};
+
+pub use way::Way;
 
 /// How long a TIME_WAIT holds its port on Linux: `TCP_TIMEWAIT_LEN`, 60 s, and the second that the
 /// kernel's timers add to it (61.04 s on average on Linux 6.18). No setting changes it.

@@ -1,0 +1,285 @@
+//! What is noted of an exchange while it goes on: counted, and told to the access log, once it is over.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HOST, REFERER, USER_AGENT};
+use http::request;
+use tokio::time::Instant;
+
+use crate::account::{self, Arm, Asked, Connection, Exchange, FrontTally, Outcome, Over, Span};
+use crate::client::Conn;
+use crate::keepalive::CloseReason;
+
+use super::body::BackendLease;
+use super::retry::Proof;
+use super::upstream::{Backend, Upstream};
+
+/// One who hears of exchanges that are over.
+pub type Ear = Rc<dyn Fn(&Exchange<'_>)>;
+
+/// All who do.
+#[derive(Clone)]
+pub struct Ears {
+    /// What counts those that no backend had a part in.
+    pub front: Arc<FrontTally>,
+    /// Who hears of each, and of all that is known of it; `None` is nobody.
+    pub log: Option<Ear>,
+}
+
+impl Default for Ears {
+    /// They are counted, and nobody looks.
+    fn default() -> Ears {
+        Ears {
+            front: Arc::default(),
+            log: None,
+        }
+    }
+}
+
+impl Ears {
+    /// What came from a client could not be read as a request, and was answered with `status`.
+    pub(super) fn hear_refused(&self, client: &Conn, status: u16) {
+        let over = Over {
+            status,
+            outcome: Outcome::Refused,
+            received: 0,
+            sent: 0,
+            total: Duration::ZERO,
+        };
+        self.front.note(&over);
+        if let Some(log) = &self.log {
+            log(&exchange(&over, client.address().0, client, None));
+        }
+    }
+}
+
+/// One exchange, from its request's head on. Told when it is dropped: exactly once, whatever becomes of
+/// it.
+pub(super) struct Record {
+    ears: Rc<Ears>,
+    client: Rc<Conn>,
+    /// Only if somebody hears of it.
+    asked: Option<Box<Asked>>,
+    began: Instant,
+    ended: Option<Instant>,
+    status: u16,
+    outcome: Outcome,
+    sent: u64,
+    upstream: Option<Rc<Upstream>>,
+    backend: Option<Rc<Backend>>,
+    checkout: Option<Instant>,
+    answered: Option<Instant>,
+    connection: Option<Connection>,
+    sent_again: u32,
+    proof: Option<Proof>,
+}
+
+impl Record {
+    /// A request's head is there.
+    pub(super) fn begin(ears: &Rc<Ears>, client: &Rc<Conn>, now: Instant) -> Record {
+        ears.front.begins();
+        Record {
+            ears: Rc::clone(ears),
+            client: Rc::clone(client),
+            asked: None,
+            began: now,
+            ended: None,
+            status: 0,
+            outcome: Outcome::ClientGone,
+            sent: 0,
+            upstream: None,
+            backend: None,
+            checkout: None,
+            answered: None,
+            connection: None,
+            sent_again: 0,
+            proof: None,
+        }
+    }
+
+    /// When its head was there.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// How long its upstream's backends have to move; 0 before it has one.
+    pub(super) fn timeout(&self) -> Duration {
+        let upstream = self.upstream.as_ref();
+        upstream.map_or(Duration::ZERO, |upstream| upstream.settings().timeout)
+    }
+
+    /// The request, before it is made another for the backend.
+    pub(super) fn asks(&mut self, parts: &request::Parts) {
+        if self.ears.log.is_none() {
+            return;
+        }
+        self.asked = Some(Box::new(Asked {
+            method: parts.method.clone(),
+            target: parts.uri.clone(),
+            version: parts.version,
+            host: parts.headers.get(HOST).cloned(),
+            referer: parts.headers.get(REFERER).cloned(),
+            user_agent: parts.headers.get(USER_AGENT).cloned(),
+        }));
+    }
+
+    /// It goes to this upstream.
+    pub(super) fn goes_to(&mut self, upstream: &Rc<Upstream>) {
+        self.upstream = Some(Rc::clone(upstream));
+    }
+
+    /// This backend is to answer it.
+    pub(super) fn tries(&mut self, backend: &Rc<Backend>) {
+        self.backend = Some(Rc::clone(backend));
+    }
+
+    /// It has a connection since `at`.
+    pub(super) fn has(&mut self, lease: &mut BackendLease, at: Instant) {
+        self.checkout.get_or_insert(at);
+        let exchange = lease.exchange();
+        let idle = lease.idle().filter(|_| lease.is_reused());
+        let conn = lease.conn();
+        let origin = conn.origin();
+        self.connection = Some(Connection {
+            id: origin.id,
+            exchange,
+            idle,
+            connect: (exchange == 1).then_some(origin.connect),
+            local_port: self.ears.log.as_ref().and_then(|_| conn.local_port()),
+            closed: None,
+        });
+    }
+
+    /// It is sent again.
+    pub(super) fn sent_again(&mut self, proof: Proof) {
+        self.sent_again += 1;
+        self.proof = Some(proof);
+    }
+
+    /// A response's head is there since `at`, of the backend or of our own.
+    pub(super) fn answers(&mut self, status: u16, outcome: Outcome, at: Instant) {
+        self.status = status;
+        self.outcome = outcome;
+        if outcome == Outcome::Refused {
+            self.ended = Some(at);
+        } else {
+            self.answered = Some(at);
+        }
+    }
+
+    /// So many bytes of the response's body were handed over.
+    pub(super) fn hands_over(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+
+    /// The connection it is on ends with it.
+    pub(super) fn closes(&mut self, reason: CloseReason) {
+        if let Some(connection) = &mut self.connection {
+            connection.closed = Some(reason);
+        }
+    }
+
+    /// The response is over.
+    pub(super) fn ends(&mut self, at: Instant) {
+        self.ended = Some(at);
+    }
+
+    /// It ends otherwise than its head promised.
+    pub(super) fn ends_as(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    fn tell(&mut self, now: Instant) {
+        if self.status == 0 {
+            self.closes(CloseReason::ClientGone);
+        }
+        let over = Over {
+            status: self.status,
+            outcome: self.outcome,
+            received: self.client.upload().received(),
+            sent: self.sent,
+            total: now - self.began,
+        };
+        let checkout = self.checkout.map(|at| at - self.began);
+        let first_byte = match (self.checkout, self.answered) {
+            (Some(had), Some(answered)) => Some(answered.saturating_duration_since(had)),
+            _ => None,
+        };
+        match &self.backend {
+            None => self.ears.front.note(&over),
+            Some(backend) => {
+                let tally = &backend.tally;
+                tally.traffic.note(&over);
+                let idle = self.connection.and_then(|connection| connection.idle);
+                for (span, time) in [
+                    (Span::Checkout, checkout),
+                    (Span::FirstByte, first_byte),
+                    (Span::IdleAtReuse, idle),
+                ] {
+                    if let Some(time) = time {
+                        tally.spans.note(span, time);
+                    }
+                }
+            }
+        }
+        let Some(log) = &self.ears.log else {
+            return;
+        };
+        let address = self.backend.as_ref().map(|backend| backend.address());
+        let upstream = self.upstream.as_ref().map(|upstream| account::Upstream {
+            name: &upstream.settings().name,
+            arm: upstream.arm(),
+            backend: address.map(|address| address as &dyn std::fmt::Display),
+            connection: self.connection,
+            checkout,
+            first_byte,
+            sent_again: self.sent_again,
+            again_since: self.proof.map(Proof::label),
+        });
+        log(&Exchange {
+            asked: self.asked.as_deref(),
+            ..exchange(&over, self.client.address().0, &self.client, upstream)
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.tell(self.ended.unwrap_or_else(Instant::now));
+        self.ears.front.ends();
+    }
+}
+
+fn exchange<'a>(
+    over: &Over,
+    address: SocketAddr,
+    client: &Conn,
+    upstream: Option<account::Upstream<'a>>,
+) -> Exchange<'a> {
+    Exchange {
+        client: address,
+        client_exchange: client.exchange(),
+        client_kept: client.has_promised(),
+        asked: None,
+        status: over.status,
+        received: over.received,
+        sent: over.sent,
+        outcome: over.outcome,
+        total: over.total,
+        upstream,
+    }
+}
+
+impl Upstream {
+    /// How its connections are used.
+    fn arm(&self) -> Arm {
+        if self.settings().pool.keeps() {
+            Arm::Pooled
+        } else {
+            Arm::Short
+        }
+    }
+}
