@@ -158,6 +158,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "backend",
             "client",
+            "json",
             "keepalive",
             "lookup",
             "net",

@@ -100,6 +100,8 @@ fn the_page_shows_what_the_proxy_does_as_it_does_it() {
     }
     let scene = Scene::start(true);
     let browser = Browser::start(1280, 900, false);
+    // What it asked for by itself.
+    browser.requests();
     scene.open(&browser);
     let text = |selector: &str| {
         browser.run(&format!(

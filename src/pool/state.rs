@@ -152,11 +152,9 @@ impl PoolState {
     #[must_use]
     pub fn opened(&mut self, id: ConnId, streams: u32, draw: u32, now: Instant) -> Leased {
         self.arrived(id, streams, draw, now);
-        let leased = self.lease(id.index, now);
-        Leased {
-            idle: None,
-            ..leased
-        }
+        let mut leased = self.lease(id.index, now);
+        leased.idle = None;
+        leased
     }
 
     /// The connection under `id` is open, and nobody's: it is parked.
@@ -173,9 +171,8 @@ impl PoolState {
             .entry_mut(id)
             .expect("a permission is kept until it is used");
         assert_eq!(entry.phase, Phase::Opening, "{id:?} opened twice");
-        entry.life.opened = now;
-        entry.life.since = now;
-        entry.life.ages_at = ages_at;
+        let life = &mut entry.life;
+        (life.opened, life.since, life.ages_at) = (now, now, ages_at);
         entry.streams = streams;
         entry.phase = Phase::Busy;
         self.counts.opening -= 1;
@@ -595,10 +592,8 @@ impl PoolState {
 
     /// How long a connection may wait.
     fn limit(&self, entry: &Entry) -> Duration {
-        match self.learned {
-            Some(theirs) => entry.life.idle_limit.min(self.settings.idle_limit(theirs)),
-            None => entry.life.idle_limit,
-        }
+        let learned = self.learned.map(|theirs| self.settings.idle_limit(theirs));
+        entry.life.idle_limit.min(learned.unwrap_or(Duration::MAX))
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use warmline::admin::Admin;
 use warmline::server::{AdminAddress, AdminSettings};
 
+use crate::program::Program;
 use crate::proxy::{GET, Proxy, ask, ms};
 use crate::support::client::{Client, get};
 use crate::support::scripted::{Backend, Gate, Refusing};
@@ -586,4 +587,33 @@ fn a_unix_socket_is_one_too() {
     assert_eq!(error, "another process listens there");
     drop(admin);
     assert!(!path.exists());
+}
+
+#[test]
+fn the_settings_in_effect_are_shown_and_again_after_a_reload() {
+    let backend = Backend::numbered();
+    let file = |timeout: &str, admin: u16| {
+        format!(
+            "[server]\nworkers = 1\n[admin]\naddress = \"127.0.0.1:{admin}\"\n\
+             [[listeners]]\naddress = \"127.0.0.1:0\"\n[upstreams.app]\n\
+             servers = [\"{}\"]\nkeep_alive_timeout = \"{timeout}\"\n",
+            backend.addr
+        )
+    };
+    let program = Program::with_file(&file("7s", 0));
+    program.wait_for_log("admin on http://");
+    let log = program.log();
+    let address = log.split("admin on http://").nth(1).unwrap();
+    let address: SocketAddr = address.split_whitespace().next().unwrap().parse().unwrap();
+    let shown = || json(address, "/config");
+    let timeout =
+        |shown: &Value| shown["upstreams"][0]["settings"]["keep_alive_timeout"]["value"].clone();
+    let before = shown();
+    assert_eq!(timeout(&before), "7s");
+    assert_eq!(before["server"]["workers"]["value"], 1);
+    assert_eq!(before["client"]["timeout"]["default"], true);
+    program.reload(&file("9s", 1));
+    wait_until(PATIENCE, "the new settings", || timeout(&shown()) == "9s");
+    // That takes a restart.
+    assert_eq!(shown()["admin"], before["admin"]);
 }

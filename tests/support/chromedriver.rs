@@ -4,15 +4,19 @@
 
 use std::env;
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::client::Client;
 use super::process::{self, Process};
 use super::{PATIENCE, local, wait_until};
+
+/// The longest one command may take: a browser is slow to start on a busy machine.
+const SLOW: Duration = Duration::from_secs(60);
 
 /// A browser with one window. Ended when dropped.
 pub struct Browser {
@@ -30,8 +34,8 @@ pub fn is_there(test: &str) -> bool {
     let there = has("chromedriver") && (has("chromium") || has("google-chrome"));
     if !there {
         // Past the test harness, which keeps what passing tests print to itself.
-        let _ = std::io::Write::write_all(
-            &mut std::io::stderr(),
+        let _ = io::Write::write_all(
+            &mut io::stderr(),
             format!("SKIPPED {test}: chromium and chromedriver are needed: `apt-get install chromium chromium-driver`\n").as_bytes(),
         );
     }
@@ -64,6 +68,8 @@ impl Browser {
             "--disable-dev-shm-usage".to_owned(),
             "--hide-scrollbars".to_owned(),
             "--no-first-run".to_owned(),
+            // The browser's own first page asks the network, and is waited for.
+            "about:blank".to_owned(),
             "--disable-background-networking".to_owned(),
             format!("--window-size={width},{height}"),
             format!("--user-data-dir={}", dir.path().join("profile").display()),
@@ -78,6 +84,7 @@ impl Browser {
             _dir: dir,
         };
         let asked = json!({ "capabilities": { "alwaysMatch": {
+            "pageLoadStrategy": "eager",
             "goog:chromeOptions": { "args": args },
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         }}});
@@ -178,16 +185,10 @@ impl Browser {
 
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let mut client = Client::connect(self.driver);
-        client.send(format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            self.driver,
-            body.len()
-        ));
-        let response = client.response();
-        let answer: Value = serde_json::from_slice(&response.body).unwrap();
-        assert_eq!(response.status, 200, "{method} {path}: {answer}");
+        let (status, answer) = exchange(self.driver, method, path, &body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(status, 200, "{method} {path}: {answer}");
         answer["value"].clone()
     }
 }
@@ -195,16 +196,44 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // Also after a failure: the driver alone would leave the browser behind.
-        if let Some(mut client) = Client::try_connect(self.driver) {
-            let (session, driver) = (&self.session, self.driver);
-            let request = format!(
-                "DELETE /session/{session} HTTP/1.1\r\nHost: {driver}\r\nConnection: close\r\n\r\n"
-            );
-            if client.try_send(request).is_ok() {
-                let _ = client.try_response();
-            }
-        }
+        let path = format!("/session/{}", self.session);
+        let _ = exchange(self.driver, "DELETE", &path, "");
     }
+}
+
+/// One exchange on a connection of its own; status and body. The driver announces that it closes, and
+/// leaves that to its peer.
+fn exchange(
+    driver: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect(driver)?;
+    stream.set_read_timeout(Some(SLOW))?;
+    stream.write_all(
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: {driver}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .as_bytes(),
+    )?;
+    let mut reader = BufReader::new(stream);
+    let (mut status, mut length) = (0, 0);
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 2 {
+        let (name, value) = line.trim_end().split_once([':', ' ']).unwrap_or_default();
+        if name.starts_with("HTTP/") {
+            status = value[..3].parse().map_err(io::Error::other)?;
+        } else if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+        line.clear();
+    }
+    let mut answer = vec![0; length];
+    reader.read_exact(&mut answer)?;
+    Ok((status, answer))
 }
 
 /// RFC 4648 §4, read.

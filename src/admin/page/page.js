@@ -102,6 +102,8 @@ function show() {
     if (arm === "foreign") row.hidden = !waits.foreign;
   }
 
+  const wanted = named();
+  const alone = upstreams.some((one) => one.name === wanted) ? wanted : null;
   byId("quiet").hidden = upstreams.length > 0;
   if (!upstreams.length) write(byId("quiet"), "There is no upstream.");
   for (const [name, card] of cards) {
@@ -118,12 +120,18 @@ function show() {
       byId("listeners").before(card.node);
     }
     card.show(upstream);
+    card.node.hidden = alone !== null && upstream.name !== alone;
   }
   showListeners(latest.listeners);
   const census = latest.census;
   write(byId("census"), census
     ? `Sockets counted by the kernel (${census.source === "sock_diag" ? "netlink sock_diag" : "/proc/net/tcp"}), every ${span(census.period_seconds)}; a look takes ${latency(census.seconds).join(" ")}`
     : "The kernel does not list its sockets here: no TCP states, no ports.");
+}
+
+// The upstream that the address asks for, after its `#`.
+function named() {
+  try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; }
 }
 
 // A figure of all upstreams, second by second.
@@ -514,6 +522,7 @@ document.addEventListener("visibilitychange", () => {
   } else if (!source) open();
 });
 addEventListener("resize", () => { hideTip(); if (latest) show(); });
+addEventListener("hashchange", () => { if (latest) show(); });
 addEventListener("scroll", hideTip, { passive: true });
 
 // --- Dark and light.
