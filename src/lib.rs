@@ -68,6 +68,7 @@ pub mod config;
 pub mod headroom;
 pub mod json;
 pub mod keepalive;
+pub mod log;
 pub mod lookup;
 pub mod memory;
 pub mod net;

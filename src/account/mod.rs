@@ -1,15 +1,18 @@
 //! What happened, counted: written by one worker each, read from anywhere.
 
+mod departures;
 mod exchange;
 mod held;
 mod histogram;
 mod traffic;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::keepalive::CloseReason;
 
+pub use departures::{Departure, Departures, Tallies};
 pub use exchange::{Arm, Asked, Connection, Exchange, Outcome, Upstream};
 pub use held::{Held, Stage};
 pub use histogram::{Times, TimesTally};
@@ -55,6 +58,9 @@ impl Close {
         }
     }
 }
+
+/// Of so many connections that end, the kernel is asked of one how its way was: it costs a system call.
+pub const SAMPLED: u64 = 16;
 
 /// How many connections there were, and what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,13 +142,59 @@ pub struct PoolTally {
     borrowed: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
     connect_faults: [AtomicU64; ConnectFault::ALL.len()],
+    ends_begun: AtomicU64,
+    retransmits: AtomicU64,
     /// The exchanges this backend had a part in.
     pub(crate) traffic: TrafficTally,
     /// What they and its connections waited for, and how long.
     pub(crate) spans: SpansTally,
+    notes: Option<Notes>,
+}
+
+/// Where a pool notes its departures, and as whose.
+#[derive(Debug)]
+struct Notes {
+    departures: Arc<Departures>,
+    worker: usize,
+    pool: u32,
+    arm: Arm,
 }
 
 impl PoolTally {
+    /// A tally that notes departures too: as those of this worker, and of the pool of this number.
+    fn noting(departures: &Arc<Departures>, worker: usize, pool: u32, arm: Arm) -> PoolTally {
+        PoolTally {
+            notes: Some(Notes {
+                departures: Arc::clone(departures),
+                worker,
+                pool,
+                arm,
+            }),
+            ..PoolTally::default()
+        }
+    }
+
+    /// The number that its departures are noted under.
+    pub fn pool(&self) -> Option<u32> {
+        self.notes.as_ref().map(|notes| notes.pool)
+    }
+
+    /// A connection ends for `reason` by our FIN first: notes its `cookie`, which is asked for only
+    /// where somebody wants to know.
+    pub(crate) fn departs(&self, reason: CloseReason, cookie: impl FnOnce() -> Option<u64>) {
+        if let Some(notes) = &self.notes
+            && let Some(cookie) = cookie()
+        {
+            let Notes {
+                departures,
+                worker,
+                pool,
+                arm,
+            } = notes;
+            departures.note(*worker, *pool, *arm, reason, cookie);
+        }
+    }
+
     /// Takes over those of the pool's counts that change with every exchange.
     pub(crate) fn publish_use(&self, counts: &Counts) {
         set(&self.leased, counts.leased);
@@ -181,6 +233,20 @@ impl PoolTally {
         if reason == CloseReason::PeerClosedIdle {
             self.spans.note(Span::IdleAtClose, life.idle);
         }
+    }
+
+    /// Whether the kernel is to be asked of the way that this connection, which ends, went.
+    pub(crate) fn samples_end(&self) -> bool {
+        let ends = self.ends_begun.load(Ordering::Relaxed);
+        set(&self.ends_begun, ends + 1);
+        ends.is_multiple_of(SAMPLED)
+    }
+
+    /// Counts what it said.
+    pub(crate) fn path(&self, round_trip: Duration, retransmits: u32) {
+        self.spans.note(Span::RoundTrip, round_trip);
+        let sum = self.retransmits.load(Ordering::Relaxed);
+        set(&self.retransmits, sum + u64::from(retransmits));
     }
 
     /// Counts an attempt to open a connection that came to nothing.
@@ -246,6 +312,7 @@ impl PoolTally {
         for (sum, cell) in sum.connect_faults.iter_mut().zip(&self.connect_faults) {
             *sum += cell.load(Ordering::Relaxed);
         }
+        sum.retransmits += self.retransmits.load(Ordering::Relaxed);
         self.traffic.add_to(&mut sum.traffic);
         self.spans.add_to(&mut sum.spans);
     }
@@ -331,6 +398,8 @@ pub struct PoolFigures {
     /// Attempts to open one that came to nothing, by [`ConnectFault`]; those that were given up are not
     /// among them.
     pub connect_faults: [u64; ConnectFault::ALL.len()],
+    /// Segments that had to be sent again on the connections in [`Span::RoundTrip`].
+    pub retransmits: u64,
     /// The exchanges these backends had a part in.
     pub traffic: Traffic,
     /// What they and their connections waited for, and how long.
@@ -348,6 +417,7 @@ impl PoolFigures {
             handshakes,
             counts,
             connect_faults,
+            retransmits,
             traffic,
             spans,
         } = others;
@@ -365,6 +435,7 @@ impl PoolFigures {
         for (sum, other) in self.connect_faults.iter_mut().zip(connect_faults) {
             *sum += other;
         }
+        self.retransmits += retransmits;
         self.counts.add(counts);
         self.traffic.add(traffic);
         self.spans.add(spans);

@@ -160,17 +160,21 @@ pub enum Span {
     IdleAtReuse,
     /// How long it had waited when its backend closed it.
     IdleAtClose,
+    /// The round trip to the backend as the kernel had measured it when a connection ended: of one in
+    /// [`SAMPLED`](super::SAMPLED).
+    RoundTrip,
 }
 
 impl Span {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Span; 6] = [
+    pub const ALL: [Span; 7] = [
         Span::Checkout,
         Span::FirstByte,
         Span::Connect,
         Span::ConnectCall,
         Span::IdleAtReuse,
         Span::IdleAtClose,
+        Span::RoundTrip,
     ];
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::account::{Arm, FrontFigures, LineFigures, PoolFigures, Times};
 use crate::census::StateCounts;
+use crate::log;
 
 use super::sampler::Sample;
 
@@ -26,6 +27,8 @@ pub(super) struct Facts {
     pub(super) upstreams: Vec<Upstream>,
     /// The backends, one by one.
     pub(super) backends: Vec<Backend>,
+    /// The access log's lines; none if there is no such log.
+    pub(super) log: log::Counts,
     /// What the kernel had when it was last asked.
     pub(super) sample: Option<Sample>,
 }
@@ -130,6 +133,7 @@ pub(super) mod tests {
                 figures,
                 line: LineFigures::default(),
             }],
+            log: log::Counts::default(),
             sample: None,
         }
     }

@@ -20,10 +20,14 @@ pub(super) struct Backend {
     pub(super) address: SocketAddr,
     /// The ports that connections to it are confined to.
     pub(super) source_ports: Option<PortRange>,
+    /// The ports that a NAT on the way has towards it; 0: there is none.
+    pub(super) snat_ports: u32,
     /// Connections that were opened.
     pub(super) opened: u64,
     /// Connections that ended by our FIN first, each of which leaves a TIME_WAIT.
     pub(super) left: u64,
+    /// Connections that ended by a FIN, whoever was first.
+    pub(super) closed: u64,
 }
 
 impl Backend {
@@ -31,6 +35,11 @@ impl Backend {
     pub(super) fn join(&mut self, other: Backend) {
         self.opened += other.opened;
         self.left += other.left;
+        self.closed += other.closed;
+        self.snat_ports = match (self.snat_ports, other.snat_ports) {
+            (0, ports) | (ports, 0) => ports,
+            (one, other) => one.min(other),
+        };
         self.source_ports = match (self.source_ports, other.source_ports) {
             (Some(one), Some(other)) => Some(PortRange {
                 low: one.low.min(other.low),
@@ -205,8 +214,10 @@ mod tests {
         Backend {
             address: "10.0.0.9:80".parse().unwrap(),
             source_ports: None,
+            snat_ports: 0,
             opened,
             left,
+            closed: left,
         }
     }
 

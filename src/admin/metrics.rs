@@ -1,17 +1,15 @@
 //! What is known of a running proxy → the page at `/metrics`.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::account::{CLASSES, Close, ConnectFault, Outcome, Refusal, Span, Traffic};
-use crate::census::Source;
+use crate::account::{Close, ConnectFault, Refusal};
 use crate::keepalive::CloseReason;
 
-use super::exposition::Kind::{Counter, Gauge, Histogram};
+use super::exposition::Kind::{Counter, Gauge};
 use super::exposition::{Format, Page};
-use super::facts::{Backend, Facts, Upstream};
-use super::lanes::LaneSample;
-use super::sampler::Sample;
+use super::facts::{Backend, Facts};
+use super::kernel;
+use super::traffic::{by_outcome, exchanges};
 
 /// Linux' `TCP_TIMEWAIT_LEN`, which cannot be set. Source: `include/net/tcp.h`.
 const TIME_WAIT: Duration = Duration::from_secs(60);
@@ -34,8 +32,20 @@ pub(super) fn page(facts: &Facts, format: Format) -> String {
     connections(&mut page, &facts.backends);
     ends(&mut page, &facts.backends);
     line(&mut page, &facts.backends);
+    page.family(
+        "warmline_access_log_lines_total",
+        Counter,
+        "Lines of the access log that were written.",
+    )
+    .sample(&[], facts.log.written);
+    page.family(
+        "warmline_access_log_lines_dropped_total",
+        Counter,
+        "Lines that were not: writing was too slow, or failed.",
+    )
+    .sample(&[], facts.log.dropped);
     if let Some(sample) = &facts.sample {
-        kernel(&mut page, sample);
+        kernel::write(&mut page, sample);
     }
     page.text()
 }
@@ -51,120 +61,6 @@ fn counter(
     let mut family = page.family(name, Counter, help);
     for backend in backends {
         family.sample(&backend.labels(), value(backend));
-    }
-}
-
-/// The ends of buckets for times that clients wait: 64 us to 67 s, each twice the one before.
-const WAITS: RangeInclusive<u32> = 6..=26;
-
-/// The same for how long connections are idle: 1 ms to over an hour.
-const IDLE: RangeInclusive<u32> = 10..=32;
-
-/// The words for no status and for the five classes.
-const CLASS: [&str; CLASSES] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
-
-fn exchanges(page: &mut Page, facts: &Facts) {
-    let mut all = facts.front.alone.clone();
-    for Upstream { figures, .. } in &facts.upstreams {
-        all.add(&figures.traffic);
-    }
-    page.family(
-        "warmline_requests_in_flight",
-        Gauge,
-        "Requests whose response is not over.",
-    )
-    .sample(&[], facts.front.under_way);
-    let mut family = page.family(
-        "warmline_responses_total",
-        Counter,
-        "Requests of clients that are over, by the class of their status (none: the client had gone before there was one) \
-         and how they ended: answered by a backend, refused with an error of our own, broken_off by the backend, client_gone.",
-    );
-    by_outcome(&all, |outcome, class, count| {
-        family.sample(&[("outcome", outcome), ("class", class)], count);
-    });
-    page.family(
-        "warmline_request_seconds",
-        Histogram,
-        "From a request's head to the last byte of its response handed over, all requests.",
-    )
-    .histogram(&[], &all.total, WAITS);
-    for (name, help, value) in [
-        (
-            "warmline_received_body_bytes_total",
-            "Bytes of request bodies that were read from clients.",
-            all.received,
-        ),
-        (
-            "warmline_sent_body_bytes_total",
-            "Bytes of response bodies that were handed over to clients.",
-            all.sent,
-        ),
-    ] {
-        page.family(name, Counter, help).sample(&[], value);
-    }
-    let mut family = page.family(
-        "warmline_upstream_request_seconds",
-        Histogram,
-        "The same for the requests that went to one of an upstream's backends.",
-    );
-    for Upstream { name, figures, .. } in &facts.upstreams {
-        family.histogram(&[("upstream", name)], &figures.traffic.total, WAITS);
-    }
-    for (name, help, span, powers) in [
-        (
-            "warmline_upstream_checkout_seconds",
-            "From a request's head until it had a connection to a backend.",
-            Span::Checkout,
-            WAITS,
-        ),
-        (
-            "warmline_upstream_first_byte_seconds",
-            "From then until the response's head was there.",
-            Span::FirstByte,
-            WAITS,
-        ),
-        (
-            "warmline_upstream_connect_seconds",
-            "Opening a connection to a backend until a request could be sent, TLS included.",
-            Span::Connect,
-            WAITS,
-        ),
-        (
-            "warmline_upstream_connect_call_seconds",
-            "The connect() system call of it, failed ones too: what is long here is the kernel's search for a local port.",
-            Span::ConnectCall,
-            WAITS,
-        ),
-        (
-            "warmline_upstream_idle_at_reuse_seconds",
-            "How long connections had been idle when they were used again.",
-            Span::IdleAtReuse,
-            IDLE,
-        ),
-        (
-            "warmline_upstream_idle_at_close_seconds",
-            "How long connections had been idle when their backend closed them.",
-            Span::IdleAtClose,
-            IDLE,
-        ),
-    ] {
-        let mut family = page.family(name, Histogram, help);
-        for Upstream { name, figures, .. } in &facts.upstreams {
-            let times = figures.spans.of(span);
-            family.histogram(&[("upstream", name)], times, powers.clone());
-        }
-    }
-}
-
-/// What there was, by outcome and class.
-fn by_outcome(traffic: &Traffic, mut each: impl FnMut(&str, &str, u64)) {
-    for outcome in Outcome::ALL {
-        for (class, count) in CLASS.into_iter().zip(traffic.exchanges[outcome as usize]) {
-            if count > 0 {
-                each(outcome.label(), class, count);
-            }
-        }
     }
 }
 
@@ -393,102 +289,4 @@ fn line(page: &mut Page, backends: &[Backend]) {
             family.sample(&backend.labels(), learned.as_secs_f64());
         }
     }
-}
-
-fn kernel(page: &mut Page, sample: &Sample) {
-    let mut family = page.family(
-        "warmline_tcp_sockets",
-        Gauge,
-        "The kernel's sockets by address, side and state, whoever opened them: towards a backend (side proxy), \
-         the backend's own where it is on this machine (side backend), a listener's clients (side listener).",
-    );
-    for (address, sides) in sample.census.iter() {
-        let address_text = address.to_string();
-        let is_listener = sample.listeners.contains(&address);
-        let both = [
-            (if is_listener { None } else { Some("proxy") }, sides.ours),
-            (
-                Some(if is_listener { "listener" } else { "backend" }),
-                sides.theirs,
-            ),
-        ];
-        for (side, counts) in both {
-            let Some(side) = side else { continue };
-            for (state, count) in counts.iter() {
-                let labels = [
-                    ("address", address_text.as_str()),
-                    ("side", side),
-                    ("state", state.name()),
-                ];
-                family.sample(&labels, count);
-            }
-        }
-    }
-    if let Some(ports) = sample.ports {
-        page.family(
-            "warmline_local_ports",
-            Gauge,
-            "The ports of net.ipv4.ip_local_port_range, less those that are reserved or listened on.",
-        )
-        .sample(&[], ports);
-    }
-    lanes(page, &sample.lanes);
-    let source = match sample.census.source() {
-        Source::SockDiag => "sock_diag",
-        Source::ProcNetTcp => "proc_net_tcp",
-    };
-    page.family(
-        "warmline_census_seconds",
-        Gauge,
-        "How long the kernel took to list its sockets when it was last asked, by where they were read.",
-    )
-    .sample(&[("source", source)], sample.took.as_secs_f64());
-    page.family(
-        "warmline_census_period_seconds",
-        Gauge,
-        "How often it is asked: less often when it takes long.",
-    )
-    .sample(&[], sample.period.as_secs_f64());
-}
-
-fn lanes(page: &mut Page, lanes: &[LaneSample]) {
-    let mut each = |name, help, value: &dyn Fn(&LaneSample) -> Option<f64>| {
-        let mut family = page.family(name, Gauge, help);
-        for lane in lanes {
-            if let Some(value) = value(lane) {
-                let (source, backend) = (lane.source.to_string(), lane.backend.to_string());
-                family.sample(&[("source", &source), ("backend", &backend)], value);
-            }
-        }
-    };
-    each(
-        "warmline_local_ports_left",
-        "Of the ports that connections may get, those that no socket of this machine has from the source address to the backend.",
-        &|lane| Some(lane.left.into()),
-    );
-    each(
-        "warmline_local_ports_taken_ratio",
-        "Those that are taken, as a part of these ports.",
-        &|lane| Some(lane.taken()),
-    );
-    each(
-        "warmline_local_ports_in_time_wait",
-        "Of these ports, those in TIME_WAIT.",
-        &|lane| Some(lane.time_wait.into()),
-    );
-    each(
-        "warmline_time_wait_births_per_second",
-        "Ports that go into TIME_WAIT in a second, from the source address to the backend, by the kernel's timers: over ten seconds, or over one where ports are recycled.",
-        &|lane| Some(lane.births.rate(lane.recycling.takes_place())),
-    );
-    each(
-        "warmline_local_ports_last_seconds",
-        "When no port is left at the present rate, and connect() fails. Absent where it does not come to that.",
-        &|lane| lane.fails_after.map(|after| after.as_secs_f64()),
-    );
-    each(
-        "warmline_local_ports_slow_seconds",
-        "When half of them are taken and connect() gets slow in programs that do not set IP_LOCAL_PORT_RANGE; Warmline does. Absent where it does not come to that.",
-        &|lane| lane.slow_after.map(|after| after.as_secs_f64()),
-    );
 }

@@ -10,12 +10,18 @@ mod exposition;
 mod facts;
 mod history;
 mod host;
+mod kernel;
 mod lanes;
+mod little;
 mod metrics;
+mod owners;
 mod page;
 mod sampler;
 mod site;
 mod snapshot;
+mod snat;
+mod traffic;
+mod warning;
 
 use std::io;
 use std::net::SocketAddr;
@@ -45,6 +51,7 @@ use crate::server::{AdminAddress, AdminSettings, Control};
 use door::{Bound, Door, Guest};
 use events::Link;
 use lanes::Backend;
+use owners::Place;
 use sampler::{Sampler, Watched};
 use site::{Answered, Effective, Site};
 
@@ -199,7 +206,14 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, site: Rc<S
 /// The addresses whose sockets are counted.
 fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
     let mut backends: Vec<Backend> = Vec::new();
+    let mut places = Vec::new();
     for upstream in control.upstreams() {
+        for (pool, backend) in upstream.pools() {
+            if let BackendAddr::Ip(backend) = *backend {
+                let upstream = upstream.name.clone();
+                places.push((pool, Place { upstream, backend }));
+            }
+        }
         for (backend, figures, _) in upstream.each() {
             let BackendAddr::Ip(address) = backend else {
                 continue;
@@ -207,8 +221,10 @@ fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
             let more = Backend {
                 address,
                 source_ports: upstream.source_ports,
+                snat_ports: upstream.snat_ports,
                 opened: figures.counts.opened,
                 left: figures.ended_by(Close::ProxyFin),
+                closed: figures.ended_by(Close::ProxyFin) + figures.ended_by(Close::BackendFin),
             };
             // Two upstreams may have it.
             match backends.iter_mut().find(|known| known.address == address) {
@@ -220,5 +236,7 @@ fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
     Watched {
         backends,
         listeners: listeners.to_vec(),
+        places,
+        departures: control.departures(),
     }
 }

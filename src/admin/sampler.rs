@@ -6,14 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::account::Departures;
 use crate::census::diag::SocketEntry;
 use crate::census::ports::Limits;
-use crate::census::{self, Census, Lanes, Visit};
+use crate::census::{self, Census, Counters, Lanes, Source, Visit};
 
 use super::lanes::{Backend, LaneBook, LaneSample};
+use super::little::Little;
+use super::owners::{Balance, Found, Owners, Place, TimeWaits};
+use super::snat::{SnatBook, SnatSample};
+use super::warning::Warnings;
 
 /// How often the kernel is asked, unless that takes long.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -33,24 +39,50 @@ pub(super) struct Sample {
     /// The ports from each source address to each backend; none where the kernel's settings cannot
     /// be read.
     pub(super) lanes: Vec<LaneSample>,
+    /// The ports of NATs on the way to backends, where any are declared.
+    pub(super) snats: Vec<SnatSample>,
     /// How many ports an outgoing connection may get.
     pub(super) ports: Option<u32>,
+    /// Whose `TIME_WAIT`s there are towards the backends; `None` where that cannot be known.
+    pub(super) origins: Option<Origins>,
+    /// The kernel's own counters.
+    pub(super) counters: Counters,
+    /// How often it has been asked.
+    pub(super) samples: u64,
+    /// The CPU time that all of it took so far.
+    pub(super) cpu: Duration,
     /// How long it took to ask.
     pub(super) took: Duration,
     /// How long until it is asked again.
     pub(super) period: Duration,
 }
 
+/// Whose `TIME_WAIT`s there are towards the backends.
+#[derive(Clone, Debug)]
+pub(super) struct Origins {
+    pub(super) time_waits: Vec<TimeWaits>,
+    pub(super) balances: Vec<Balance>,
+    /// Ends that were not noted, as there was no room.
+    pub(super) lost: u64,
+}
+
 /// What is watched: the backends' addresses, and those that are listened on.
 pub(super) struct Watched {
     pub(super) backends: Vec<Backend>,
     pub(super) listeners: Vec<SocketAddr>,
+    /// Where the pools lead, by their numbers.
+    pub(super) places: Vec<(u32, Place)>,
+    /// Where departures are noted, if they are.
+    pub(super) departures: Option<Arc<Departures>>,
 }
 
 /// What counts during one walk through the kernel's sockets.
-struct Counting {
+struct Counting<'a> {
     census: Census,
     lanes: Lanes,
+    /// And when it began, on the clock of the departures.
+    owners: Option<(&'a Owners, Duration)>,
+    found: Found,
 }
 
 /// The thread that asks. Ended when dropped.
@@ -105,7 +137,7 @@ fn sample(
     let mut has_warned = false;
     let mut looker = Looker::default();
     loop {
-        let taken = looker.look(watched());
+        let taken = looker.look(&watched());
         let next = match taken {
             Ok(sample) => {
                 let period = sample.period;
@@ -131,14 +163,21 @@ fn sample(
 #[derive(Default)]
 struct Looker {
     lanes: LaneBook,
+    snats: SnatBook,
+    warnings: Warnings,
+    owners: Owners,
+    little: Little,
+    samples: u64,
     last: Option<Instant>,
 }
 
 impl Looker {
-    fn look(&mut self, watched: Watched) -> io::Result<Sample> {
+    fn look(&mut self, watched: &Watched) -> io::Result<Sample> {
         let Watched {
             backends,
             listeners,
+            places,
+            departures,
         } = watched;
         let began = Instant::now();
         let since = self.last.map_or(Duration::ZERO, |last| began - last);
@@ -147,36 +186,79 @@ impl Looker {
         let limits = Limits::read().ok();
         let listened = census::listened_ports()?;
         let lanes = match &limits {
-            Some(limits) => self.lanes.count(&backends, limits, &listened),
+            Some(limits) => self.lanes.count(backends, limits, &listened),
             None => Lanes::new([]),
         };
+        let walk_began = departures.as_deref().map(|departures| {
+            departures.take(|departure| self.owners.note(&departure));
+            self.owners.lead_to(places.iter().cloned());
+            let now = departures.age();
+            self.owners.age(now);
+            now
+        });
         let mut counting = Counting {
             census: Census::of_nothing_yet(&all),
             lanes,
+            owners: walk_began.map(|now| (&self.owners, now)),
+            found: Found::default(),
         };
         let source = census::walk(&mut counting)?;
-        counting.census.is_from(source);
+        let Counting {
+            mut census,
+            lanes,
+            mut found,
+            ..
+        } = counting;
+        census.is_from(source);
         let lanes = limits.as_ref().map_or_else(Vec::new, |limits| {
-            self.lanes
-                .samples(&counting.lanes, &backends, limits, since)
+            self.lanes.samples(&lanes, backends, limits, since)
         });
+        let snats = self.snats.samples(backends, &lanes, since);
+        for warning in self.warnings.of(&lanes) {
+            warn!("{warning}");
+        }
+        let counters = Counters::read().unwrap_or_default();
+        let origins = match (departures, walk_began, source) {
+            (Some(departures), Some(walk_began), Source::SockDiag) => {
+                departures.take(|departure| self.owners.note(&departure));
+                self.owners.count_late(walk_began, &mut found);
+                Some(Origins {
+                    time_waits: self.owners.time_waits(&found),
+                    balances: self.owners.balances(&found, walk_began),
+                    lost: departures.lost(),
+                })
+            }
+            _ => None,
+        };
+        if let (Some(origins), Some(now)) = (&origins, walk_began)
+            && let Some(difference) = self.little.check(&origins.balances, counters, now)
+        {
+            warn!("{difference}");
+        }
         self.last = Some(began);
+        self.samples += 1;
         let took = began.elapsed();
         Ok(Sample {
-            census: counting.census,
-            listeners,
+            census,
+            listeners: listeners.clone(),
             lanes,
+            snats,
+            origins,
+            counters,
             ports: limits.map(|limits| limits.given(&listened).count()),
+            samples: self.samples,
+            cpu: cpu_time(),
             took,
             period: period(took),
         })
     }
 }
 
-impl Visit for Counting {
+impl Visit for Counting<'_> {
     fn forget(&mut self) {
         self.census.forget();
         self.lanes.forget();
+        self.found.forget();
     }
 
     fn concerns(&self, socket: &SocketEntry) -> bool {
@@ -186,7 +268,17 @@ impl Visit for Counting {
     fn note(&mut self, socket: &SocketEntry) {
         self.census.note(socket);
         self.lanes.note(socket);
+        if let Some((owners, now)) = self.owners
+            && self.lanes.concerns(socket)
+        {
+            owners.count(socket, now, &mut self.found);
+        }
     }
+}
+
+/// The CPU time of the calling thread.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// How long until the next, if one takes so long.

@@ -255,6 +255,7 @@ impl Site {
             front: self.control.front(),
             upstreams,
             backends,
+            log: self.control.access_log().unwrap_or_default(),
             sample: self.sampler.latest(),
         }
     }

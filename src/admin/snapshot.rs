@@ -11,6 +11,7 @@ use crate::json::Json;
 use super::facts::{Backend, Facts, Upstream};
 use super::history::{History, Rates};
 use super::lanes::LaneSample;
+use super::owners::TimeWaits;
 use super::sampler::Sample;
 
 /// Everything that is told of one moment.
@@ -135,7 +136,10 @@ impl Snapshot<'_> {
             match part {
                 Part::Pools => self.pool(backend, &mut members),
                 Part::States => members.push(("states", self.sides(backend))),
-                Part::Ports => members.push(("ports", self.lanes(backend))),
+                Part::Ports => {
+                    members.push(("ports", self.lanes(backend)));
+                    members.push(("snat", self.snat(backend)));
+                }
             }
         }
         Json::Object(members)
@@ -183,6 +187,26 @@ impl Snapshot<'_> {
         let lanes = self.facts.sample.iter().flat_map(|sample| &sample.lanes);
         let lanes = lanes.filter(|lane| Some(lane.backend) == backend.ip);
         Json::List(lanes.map(lane).collect())
+    }
+
+    /// The ports towards it of a NAT on the way, if one is declared.
+    fn snat(&self, backend: &Backend) -> Json {
+        let mut snats = self.facts.sample.iter().flat_map(|sample| &sample.snats);
+        let snat = snats.find(|snat| Some(snat.backend) == backend.ip);
+        snat.map_or(Json::Null, |snat| {
+            let left = snat.fails_after;
+            Json::Object(vec![
+                ("ports", snat.ports.into()),
+                ("in_use", snat.in_use.into()),
+                ("held", snat.held.into()),
+                ("left", snat.left.into()),
+                (
+                    "seconds_left",
+                    left.map(|left| rounded(left.as_secs_f64())).into(),
+                ),
+                ("sentence", snat.sentence.as_str().into()),
+            ])
+        })
     }
 
     fn kernel(&self) -> Members {
@@ -278,9 +302,17 @@ fn lane(lane: &LaneSample) -> Json {
     ])
 }
 
-/// The sockets in `TIME_WAIT` towards backends, by how their upstream uses connections. Those towards
-/// an address that upstreams of both arms have cannot be told apart.
+/// The sockets in `TIME_WAIT` towards backends, by what left them. Where that is not known, by how the
+/// address' upstreams use connections: those towards one that upstreams of both arms have are foreign.
 fn time_wait(facts: &Facts, sample: &Sample) -> Json {
+    if let Some(origins) = &sample.origins {
+        return by_arm(|wanted| {
+            let arm = |waits: &TimeWaits| waits.owner.as_ref().map(|owner| owner.arm);
+            let waits = origins.time_waits.iter();
+            let of_it = waits.filter(|waits| arm(waits) == wanted);
+            of_it.map(|waits| waits.count).sum()
+        });
+    }
     let mut arms: HashMap<SocketAddr, Option<Arm>> = HashMap::new();
     for backend in &facts.backends {
         if let Some(address) = backend.ip {
@@ -294,6 +326,10 @@ fn time_wait(facts: &Facts, sample: &Sample) -> Json {
         let sides = sample.census.of_all(addresses.map(|(address, _)| *address));
         sides.ours.get(TcpState::TimeWait)
     };
+    by_arm(sum)
+}
+
+fn by_arm(sum: impl Fn(Option<Arm>) -> u64) -> Json {
     Json::Object(vec![
         ("pooled", sum(Some(Arm::Pooled)).into()),
         ("short", sum(Some(Arm::Short)).into()),
@@ -358,6 +394,9 @@ mod tests {
         };
         assert!(keys(snapshot.json(Shown::Pools)).contains(&"cells".to_owned()));
         assert_eq!(keys(snapshot.json(Shown::States)), ["address", "states"]);
-        assert_eq!(keys(snapshot.json(Shown::Ports)), ["address", "ports"]);
+        assert_eq!(
+            keys(snapshot.json(Shown::Ports)),
+            ["address", "ports", "snat"]
+        );
     }
 }

@@ -74,6 +74,11 @@ impl Ending {
         socket: &Socket,
         aborts: bool,
     ) -> Ending {
+        if entry.tally.samples_end()
+            && let Some(path) = socket.path_facts()
+        {
+            entry.tally.path(path.round_trip, path.retransmits);
+        }
         // A reset destroys what has not arrived: only where that is meant.
         if mode == CloseMode::Rst && !aborts && !socket.has_delivered() {
             mode = CloseMode::Fin;
@@ -188,5 +193,12 @@ pub(super) async fn close(socket: &Socket, ending: Ending, broke: bool) {
             | CloseMode::Rst
             | CloseMode::FinRst => {}
         }
+    }
+    // Of all ends this one alone leaves a TIME_WAIT here.
+    if let Some(entry) = &entry
+        && entry.close == Close::ProxyFin
+    {
+        let reason = entry.farewell.reason;
+        entry.tally.departs(reason, || socket.cookie());
     }
 }

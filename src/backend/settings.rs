@@ -5,7 +5,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Closing;
-use crate::keepalive::KeepAlive;
+use crate::account::Arm;
+use crate::keepalive::{KeepAlive, Verdict};
 use crate::lookup;
 use crate::net::SocketOptions;
 use crate::net::{Offer, ProxyProtocol, TlsSettings};
@@ -93,6 +94,12 @@ pub struct Settings {
     /// Source: Apache httpd 2.4, `ProxySourceAddress`; nginx, `proxy_bind`.
     pub source_addresses: Vec<IpAddr>,
 
+    /// The ports that a NAT between the proxy and the backends has towards each of their addresses, to be
+    /// counted down like local ports. 0: there is none, or it has enough. Only figures follow from it.
+    ///
+    /// Default: 0.
+    pub snat_ports: u32,
+
     /// What is set on their sockets.
     pub sockets: SocketOptions,
 
@@ -104,6 +111,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether its connections are kept.
+    pub fn arm(&self) -> Arm {
+        match self.pool.keep_alive.after_exchange(1) {
+            Verdict::Keep => Arm::Pooled,
+            Verdict::Close(_) => Arm::Short,
+        }
+    }
+
     /// An upstream of these servers with every other setting at its default.
     pub fn new(name: impl Into<String>, servers: Vec<ServerSettings>) -> Settings {
         Settings {
@@ -121,6 +136,7 @@ impl Settings {
             preserve_host: true,
             forwarded: Forwarded::default(),
             source_addresses: Vec::new(),
+            snat_ports: 0,
             sockets: SocketOptions::default(),
             closing: Closing::default(),
             resolve: lookup::Settings::default(),
@@ -137,6 +153,7 @@ impl Settings {
             preserve_host: self.preserve_host,
             forwarded: self.forwarded,
             resolve: self.resolve.clone(),
+            snat_ports: self.snat_ports,
             ..other.clone()
         };
         *self == alike
@@ -249,6 +266,7 @@ mod tests {
         assert!(keeps(|new| new.preserve_host = false));
         assert!(keeps(|new| new.forwarded = Forwarded::Off));
         assert!(keeps(|new| new.resolve.again = false));
+        assert!(keeps(|new| new.snat_ports = 1024));
         assert!(keeps(|new| new.servers[0].weight = 7));
         assert!(keeps(|new| new.servers.push(ServerSettings::new("b:80"))));
         assert!(!keeps(|new| new.connect_timeout *= 2));

@@ -12,6 +12,7 @@
 //!
 //! Everything here blocks for some milliseconds: not for a worker's thread.
 
+mod counters;
 pub mod diag;
 mod lanes;
 mod netlink;
@@ -23,10 +24,12 @@ mod survey;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::{Add, AddAssign};
 
+pub use counters::{Counter, Counters};
 use diag::{DumpRequest, Family, SocketEntry, States};
 pub use lanes::{Births, Lane, Lanes};
 use netlink::{Outcome, SockDiag};
@@ -219,6 +222,19 @@ impl Survey {
         let mut sockets = Vec::new();
         walk_from(source, &mut sockets)?;
         Ok(Survey::new(source, sockets))
+    }
+}
+
+impl Counters {
+    /// Reads them for the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read() -> io::Result<Counters> {
+        // /proc/net is the namespace of the main thread, which need not be ours.
+        let mut text = fs::read_to_string("/proc/thread-self/net/netstat")?;
+        text += &fs::read_to_string("/proc/thread-self/net/snmp")?;
+        Ok(Counters::parse(&text))
     }
 }
 
@@ -457,6 +473,16 @@ mod tests {
         assert_eq!(clients(v4), "ESTABLISHED 2, LISTEN 1");
         assert_eq!(clients(v6), "TIME_WAIT 2, LISTEN 1");
         assert_eq!(clients(one), "TIME_WAIT 1");
+    }
+
+    #[test]
+    fn this_kernel_has_the_counters() {
+        let counters = Counters::read().unwrap();
+        // PAWSTimewait is of Linux 6.15.
+        let needed = Counter::ALL.into_iter();
+        for counter in needed.filter(|counter| *counter != Counter::PawsRejects) {
+            assert!(counters.get(counter).is_some(), "{counter:?}");
+        }
     }
 
     #[test]

@@ -213,6 +213,7 @@ fn without_file(servers: &[String]) -> server::Settings {
         client: client::Settings::default(),
         max_clients: None,
         admin: None,
+        access_log: None,
         listeners: vec![LISTEN.into()],
         hosts: Vec::new(),
         routes: vec![RouteSettings {

@@ -1,6 +1,8 @@
-//! Signals: SIGHUP reloads; the first of the others ends the proxy gracefully, the second at once.
+//! Signals: SIGHUP reloads, SIGUSR1 reopens the access log; the first of the others ends the proxy
+//! gracefully, the second at once.
 
 use std::io;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::thread;
 
@@ -67,6 +69,7 @@ async fn wait(
 ) -> io::Result<ExitCode> {
     let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut user1 = signal(SignalKind::user_defined1())?;
     announce(&server);
     let control = server.control();
     let (ended, mut all_ended) = oneshot::channel();
@@ -87,6 +90,13 @@ async fn wait(
             }
         }
     };
+    let mut reopening = pin!(async {
+        while user1.recv().await.is_some() {
+            if !control.reopen_log() {
+                info!("SIGUSR1: there is no access log to reopen");
+            }
+        }
+    });
     tokio::select! {
         name = stop.told() => info!("{name}: finishing the requests in flight; once more ends at once"),
         _ = &mut all_ended => {
@@ -94,6 +104,7 @@ async fn wait(
             return Ok(ExitCode::FAILURE);
         }
         () = reloading => unreachable!("signals do not come to an end"),
+        () = &mut reopening => unreachable!("signals do not come to an end"),
     }
     control.stop();
     let reload_no_more = async {
@@ -111,6 +122,7 @@ async fn wait(
             ExitCode::SUCCESS
         }
         () = reload_no_more => unreachable!("signals do not come to an end"),
+        () = reopening => unreachable!("signals do not come to an end"),
     })
 }
 

@@ -98,6 +98,45 @@ pub const ADMIN: Table = Table {
     ],
 };
 
+/// `[access_log]`.
+pub const ACCESS_LOG: Table = Table {
+    header: "[access_log]",
+    key: "access_log",
+    about: "A line for each exchange with a client. Without this table, none. It takes a restart to \
+            change it; SIGUSR1 reopens the file.",
+    settings: &[
+        Setting {
+            name: "path",
+            alias: None,
+            takes: Takes::FileOr(&["stdout", "off"]),
+            default: Default::Required,
+            meaning: "The file that lines are added to, made if it is not there (0640); `stdout`; \
+                      or `off`.",
+            apache: "`CustomLog`",
+            nginx: "`access_log` (logs/access.log)",
+        },
+        Setting {
+            name: "format",
+            alias: None,
+            takes: Takes::Word(&["combined", "extended", "json"]),
+            default: Default::Is("\"combined\""),
+            meaning: "Apache httpd's `combined`; the same, and after it what is known of the backend's \
+                      connection, as `key=value`; or that and more as an object of JSON.",
+            apache: "`LogFormat`",
+            nginx: "`log_format` (combined)",
+        },
+        Setting {
+            name: "flush",
+            alias: None,
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"1s\""),
+            meaning: "The longest a line waits in a buffer.",
+            apache: "`BufferedLogs` (Off)",
+            nginx: "`access_log … flush=` (none)",
+        },
+    ],
+};
+
 /// `[[listeners]]`.
 pub const LISTENERS: Table = Table {
     header: "[[listeners]]",

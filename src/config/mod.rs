@@ -17,6 +17,7 @@ use toml::de::DeTable;
 
 use crate::server;
 
+mod access_log;
 pub mod address;
 mod admin;
 mod client;

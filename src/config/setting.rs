@@ -106,6 +106,8 @@ pub enum Takes {
     Addresses,
     /// The path of a file.
     File,
+    /// The path of a file to write, or one of these words.
+    FileOr(&'static [&'static str]),
     /// The name of a host.
     Name,
     /// A list of name servers.
@@ -196,7 +198,7 @@ impl Takes {
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
-            Takes::File => "the path of a file",
+            Takes::File | Takes::FileOr(_) => "the path of a file",
             Takes::Name => "the name of a host",
             Takes::NameServers => "a list of name servers",
             Takes::Ports => "a range of ports",
@@ -272,6 +274,10 @@ impl Takes {
                     .to_owned()
             }
             Takes::File => "a path, from the working directory or absolute".to_owned(),
+            Takes::FileOr(words) => {
+                let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                format!("{}, or {}", Takes::File.allowed(), words.join(" or "))
+            }
             Takes::Name => "a name such as \"app.example\"".to_owned(),
             Takes::NameServers => {
                 "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
@@ -300,7 +306,7 @@ impl Takes {
             Takes::Listen | Takes::ListenOrUnix | Takes::Server => "address",
             Takes::Servers | Takes::Addresses | Takes::NameServers | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
-            Takes::Path | Takes::File => "path",
+            Takes::Path | Takes::File | Takes::FileOr(_) => "path",
             Takes::Ports => "ports",
             Takes::Device | Takes::Upstream => "name",
         }
@@ -323,6 +329,7 @@ impl Takes {
             | Takes::Servers
             | Takes::Addresses
             | Takes::File
+            | Takes::FileOr(_)
             | Takes::Name
             | Takes::NameServers
             | Takes::Ports
@@ -349,6 +356,7 @@ impl Takes {
             | Takes::Servers
             | Takes::Addresses
             | Takes::File
+            | Takes::FileOr(_)
             | Takes::Name
             | Takes::NameServers
             | Takes::Ports

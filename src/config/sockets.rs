@@ -36,6 +36,24 @@ pub(super) const SOURCE_PORT_RANGE: Setting = Setting {
     nginx: "none",
 };
 
+/// `snat_ports`.
+pub(super) const SNAT_PORTS: Setting = Setting {
+    name: "snat_ports",
+    alias: None,
+    takes: Takes::Whole {
+        least: 0,
+        most: 65_535,
+        unit: "ports",
+        zero: Some("there is no NAT on the way, or it has enough"),
+    },
+    default: Default::Is("0"),
+    meaning: "The ports that a NAT between the proxy and the backends has towards each of their \
+                      addresses. They are counted down in the metrics like local ports; a NAT holds \
+                      one for 120 s after its connection was closed.",
+    apache: "none",
+    nginx: "none",
+};
+
 /// `tcp_keepalive`.
 pub(super) const TCP_KEEPALIVE: Setting = Setting {
     name: "tcp_keepalive",

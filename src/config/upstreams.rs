@@ -96,6 +96,10 @@ fn upstream(
     settings.closing = closing::closing(section, reader);
     settings.resolve = resolve(section, reader);
     settings.source_addresses = sockets::addresses(section, reader);
+    set(
+        &mut settings.snat_ports,
+        number(reader, section, "snat_ports"),
+    );
     settings.sockets = sockets::options(section, reader);
     transport(&mut settings, section, reader);
     set(

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::interim::Interim;
 use super::wire::{Moving, Raw, Wire};
-use super::{WireNames, sockopt};
+use super::{PathFacts, WireNames, sockopt};
 
 /// What is copied together before it is written; more is left where it is.
 ///
@@ -361,6 +361,22 @@ impl Socket {
     pub fn reset_after_fin(&self) {
         // An error here means the socket is gone already.
         let _ = sockopt::reset_after_fin(self.wire.borrow().raw());
+    }
+
+    /// What the kernel measured of the way to the peer; `None` if it is not of TCP.
+    pub fn path_facts(&self) -> Option<PathFacts> {
+        match self.wire.borrow().raw() {
+            Raw::Tcp(stream) => sockopt::path_facts(stream).ok(),
+            Raw::Unix(_) | Raw::Away => None,
+        }
+    }
+
+    /// The kernel's number for the connection, if it is of TCP. Its TIME_WAIT has the same.
+    pub fn cookie(&self) -> Option<u64> {
+        match self.wire.borrow().raw() {
+            Raw::Tcp(stream) => rustix::net::sockopt::socket_cookie(stream).ok(),
+            Raw::Unix(_) | Raw::Away => None,
+        }
     }
 
     /// Whether all that was sent has been acknowledged.

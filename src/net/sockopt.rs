@@ -9,6 +9,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -110,6 +111,47 @@ pub(super) fn outstanding(socket: &impl AsFd) -> io::Result<u32> {
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
+/// What the kernel measured of the way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathFacts {
+    /// The round trip, smoothed.
+    pub round_trip: Duration,
+    /// Segments that were sent again, of all that were sent.
+    pub retransmits: u32,
+}
+
+/// What the kernel measured of the way to the peer, as long as the connection is there.
+///
+/// Source: `TCP_INFO`, `include/uapi/linux/tcp.h`: numbers of 32 bits after the first eight bytes, of which
+/// a kernel writes as many as it knows and there is room for.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn path_facts(socket: &impl AsFd) -> io::Result<PathFacts> {
+    const RTT: usize = 17;
+    const TOTAL_RETRANS: usize = 25;
+    let mut words = [0_u32; TOTAL_RETRANS + 1];
+    let mut size = libc::socklen_t::try_from(size_of_val(&words)).expect("some hundred bytes");
+    // SAFETY: the descriptor is open as long as it is borrowed, and the kernel writes at most `size` bytes
+    // to the pointer, which are the array's.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            words.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(PathFacts {
+        round_trip: Duration::from_micros(words[RTT].into()),
+        retransmits: words[TOTAL_RETRANS],
+    })
+}
+
 fn set(
     socket: &impl AsFd,
     level: libc::c_int,
@@ -139,7 +181,6 @@ fn set(
 mod tests {
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-    use std::time::Duration;
 
     use socket2::SockRef;
     use tokio::time::Instant;
@@ -148,6 +189,11 @@ mod tests {
 
     /// `tcpi_unacked` and `tcpi_notsent_bytes`.
     fn tcp_info(socket: &impl AsFd) -> (u32, u32) {
+        let info = whole_info(socket);
+        (info.tcpi_unacked, info.tcpi_notsent_bytes)
+    }
+
+    fn whole_info(socket: &impl AsFd) -> libc::tcp_info {
         // SAFETY: the struct is plain numbers, for which all zeros is a value.
         let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
         let mut size = libc::socklen_t::try_from(size_of_val(&info)).unwrap();
@@ -164,7 +210,22 @@ mod tests {
             )
         };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
-        (info.tcpi_unacked, info.tcpi_notsent_bytes)
+        info
+    }
+
+    #[test]
+    fn the_round_trip_is_the_one_tcp_info_has() {
+        let (mut one, mut other) = pair();
+        one.write_all(b"a").unwrap();
+        other.read_exact(&mut [0]).unwrap();
+        assert_outstanding(&one, 0);
+        let (facts, info) = (path_facts(&one).unwrap(), whole_info(&one));
+        assert!(info.tcpi_rtt > 0);
+        assert_eq!(
+            facts.round_trip,
+            Duration::from_micros(info.tcpi_rtt.into())
+        );
+        assert_eq!(facts.retransmits, info.tcpi_total_retrans);
     }
 
     /// Two ends of a connection; the second takes in a few thousand bytes at most.

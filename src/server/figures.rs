@@ -16,6 +16,8 @@ pub struct UpstreamFigures {
     pub arm: Arm,
     /// The ports that its connections are confined to, if they are.
     pub source_ports: Option<PortRange>,
+    /// The ports that a NAT on the way has towards each of its backends; 0: there is none.
+    pub snat_ports: u32,
     /// Its backends.
     pub backends: Share,
     /// Backends it has no more, whose last connections may still be open.
@@ -47,6 +49,14 @@ impl UpstreamFigures {
             let mut sum = PoolFigures::default();
             add(common, &mut sum);
             (target.backend.clone(), sum, common.figures())
+        })
+    }
+
+    /// The numbers that the departures of its backends' pools are noted under.
+    pub fn pools(&self) -> impl Iterator<Item = (u32, &BackendAddr)> {
+        self.backends.iter().filter_map(|(target, common)| {
+            let pool = common.tallies().first()?.pool()?;
+            Some((pool, &target.backend))
         })
     }
 
@@ -120,6 +130,7 @@ impl Book {
                     name: name.clone(),
                     arm: Arm::Pooled,
                     source_ports: None,
+                    snat_ports: 0,
                     backends: Vec::new(),
                     leaving: Vec::new(),
                     gone: PoolFigures::default(),
@@ -131,6 +142,7 @@ impl Book {
                 Arm::Short
             };
             figures.source_ports = plan.settings.sockets.source_ports;
+            figures.snat_ports = plan.settings.snat_ports;
             figures.changes_to(plan.servers.clone());
             book.push(figures);
         }

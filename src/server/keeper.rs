@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::change::{self, Changes, Moves, UpstreamChange};
 use super::figures::Book;
 use super::{Settings, StartError, load_tls, router};
-use crate::account::PoolTally;
+use crate::account::Tallies;
 use crate::backend::{self, Protocol};
 use crate::client::Policy;
 use crate::lookup::{Found, LookUpError, Origin, Place, Resolver, Schedule};
@@ -32,7 +32,7 @@ pub(super) struct Reload {
 /// What the keeper begins with; it crosses to the keeper's thread.
 pub(super) struct Start {
     pub(super) settings: Settings,
-    pub(super) workers: usize,
+    pub(super) tallies: Tallies,
     pub(super) book: Arc<Book>,
     pub(super) reloads: mpsc::UnboundedReceiver<Reload>,
     pub(super) stop: watch::Receiver<bool>,
@@ -57,7 +57,7 @@ async fn keep(start: Start) {
     let (mut reloads, mut stop) = (start.reloads, start.stop);
     let mut stopped = stop.clone();
     let mut keeper = Keeper {
-        workers: start.workers,
+        tallies: start.tallies,
         book: start.book,
         settings: start.settings.clone(),
         resolver: None,
@@ -112,7 +112,7 @@ async fn at(time: Option<Instant>) {
 
 /// The layout as it is, and what it was made from.
 struct Keeper {
-    workers: usize,
+    tallies: Tallies,
     book: Arc<Book>,
     /// In effect; `workers` is that of the start.
     settings: Settings,
@@ -153,7 +153,7 @@ impl Keeper {
     async fn load(&mut self, settings: Settings) -> Result<Changes, Vec<StartError>> {
         let mut faults = Vec::new();
         let routes = router(&settings).map_err(|fault| faults.push(fault)).ok();
-        check_limits(&settings, self.workers, &mut faults);
+        check_limits(&settings, self.tallies.workers, &mut faults);
         let tls = self.load_tls(&settings, &mut faults);
         let known = self.known(&settings);
         let (resolver, results) = look_up_all(&settings, &known).await;
@@ -236,7 +236,7 @@ impl Keeper {
                 listeners.push(old.remove(known));
                 continue;
             }
-            match Listening::on(address, self.workers) {
+            match Listening::on(address, self.tallies.workers) {
                 Ok(listening) => listeners.push(Arc::new(listening)),
                 Err(fault) => faults.push(fault.into()),
             }
@@ -296,7 +296,7 @@ impl Keeper {
                 .iter()
                 .find(|old| old.plan.settings.name == new.name);
             let targets = targets(new, &servers, tls.as_ref());
-            let (plan, change) = plan(new, targets, old.map(|old| &old.plan), self.workers);
+            let (plan, change) = plan(new, targets, old.map(|old| &old.plan), &self.tallies);
             if let Some(change) = change {
                 changes.upstreams.push((new.name.clone(), change));
             }
@@ -310,9 +310,11 @@ impl Keeper {
         }
         self.upstreams = upstreams;
         let (workers, admin) = (self.settings.workers, self.settings.admin.clone());
+        let access_log = self.settings.access_log.take();
         self.settings = Settings {
             workers,
             admin,
+            access_log,
             ..settings
         };
         self.give_orders(router);
@@ -404,7 +406,7 @@ impl Keeper {
         }
         server.places = found.places;
         let targets = targets(settings, &upstream.servers, upstream.tls.as_ref());
-        let (plan, change) = plan(settings, targets, Some(&upstream.plan), self.workers);
+        let (plan, change) = plan(settings, targets, Some(&upstream.plan), &self.tallies);
         upstream.plan = plan;
         match change {
             Some(UpstreamChange::Changed(moves)) if !moves.is_empty() => {
@@ -526,7 +528,7 @@ fn plan(
     settings: &backend::Settings,
     targets: Vec<Target>,
     old: Option<&Arc<UpstreamPlan>>,
-    workers: usize,
+    tallies: &Tallies,
 ) -> (Arc<UpstreamPlan>, Option<UpstreamChange>) {
     let before: Vec<_> = old
         .iter()
@@ -554,7 +556,7 @@ fn plan(
     };
     let common = |place: Option<usize>| match (old, place) {
         (Some(old), Some(place)) => Arc::clone(&old.servers[place].1),
-        _ => Arc::new(new_common(settings, workers)),
+        _ => Arc::new(new_common(settings, tallies)),
     };
     let servers = targets
         .into_iter()
@@ -567,9 +569,8 @@ fn plan(
     (Arc::new(plan), Some(change))
 }
 
-fn new_common(settings: &backend::Settings, workers: usize) -> ServerCommon {
-    let tallies = (0..workers).map(|_| Arc::new(PoolTally::default()));
-    Common::new(settings.pool.clone(), tallies.collect())
+fn new_common(settings: &backend::Settings, tallies: &Tallies) -> ServerCommon {
+    Common::new(settings.pool.clone(), tallies.of_pool(settings.arm()))
 }
 
 /// The keeper has ended before it said anything: it can only have panicked.

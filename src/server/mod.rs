@@ -15,13 +15,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::account::{FrontFigures, FrontTally};
+use crate::account::{Departures, FrontFigures, FrontTally, Tallies};
 use crate::lookup::LookUpError;
 use crate::net::{ListenError, OptionError, Tls, TlsError};
 use crate::proxy::PoolView;
 use crate::route::{RouteSettings, Router};
 use crate::worker::{self, Look, Orders, Plan, Room};
-use crate::{backend, client};
+use crate::{backend, client, log};
 
 use figures::Book;
 use keeper::Reload;
@@ -59,6 +59,8 @@ pub struct Settings {
     pub max_clients: Option<NonZeroU32>,
     /// Where its figures can be asked for; `None` is nowhere. It takes a restart to change it.
     pub admin: Option<AdminSettings>,
+    /// Where each exchange is logged; `None` is nowhere. It takes a restart to change it.
+    pub access_log: Option<log::Settings>,
     /// The addresses it listens on.
     pub listeners: Vec<ListenerSettings>,
     /// What is asked for otherwise for requests to these hosts.
@@ -147,6 +149,14 @@ pub enum StartError {
     /// A route names an upstream that is not there.
     #[error("a route names upstream {0}, which is not defined")]
     NoUpstream(String),
+    /// The access log cannot be written.
+    #[error("access_log: cannot open {path}: {source}")]
+    AccessLog {
+        /// Where it was to be.
+        path: log::Destination,
+        /// Why.
+        source: io::Error,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Worker(io::Error),
@@ -173,6 +183,7 @@ fn listed(faults: &[StartError]) -> String {
 pub struct Server {
     workers: Vec<JoinHandle<io::Result<()>>>,
     keeper: JoinHandle<()>,
+    log: Option<log::Log>,
     control: Control,
     orders: watch::Receiver<Arc<Orders>>,
 }
@@ -188,10 +199,14 @@ impl Server {
             workers => workers,
         };
         let (lookers, looks): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(LOOKS)).unzip();
-        let (control, keeper, orders) = keep(settings, workers, lookers)?;
+        let (mut control, keeper, orders) = keep(settings, workers, lookers)?;
+        let (log, sinks) = access_log(settings, workers)?;
+        control.log = log.as_ref().map(log::Log::handle);
+        let mut sinks = sinks.into_iter();
         let mut server = Server {
             workers: Vec::new(),
             keeper,
+            log,
             control,
             orders,
         };
@@ -201,6 +216,7 @@ impl Server {
                 room: Arc::clone(&server.control.room),
                 number,
                 looks,
+                log: sinks.next(),
                 orders: server.orders.clone(),
                 stop: server.control.stop.subscribe(),
             };
@@ -261,11 +277,31 @@ impl Server {
                 Err(_) => tracing::error!("a worker panicked"),
             }
         }
+        if let Some(log) = self.log.take() {
+            log.join();
+        }
         // If the workers ended by themselves nobody has told it yet.
         self.control.stop();
         if self.keeper.join().is_err() {
             tracing::error!("the thread that looks names up panicked");
         }
+    }
+}
+
+/// Opens the access log, if there is to be one, with a sink for each worker.
+fn access_log(
+    settings: &Settings,
+    workers: usize,
+) -> Result<(Option<log::Log>, Vec<log::Sink>), StartError> {
+    let Some(asked) = &settings.access_log else {
+        return Ok((None, Vec::new()));
+    };
+    match log::start(asked, workers) {
+        Ok((log, sinks)) => Ok((Some(log), sinks)),
+        Err(source) => Err(StartError::AccessLog {
+            path: asked.to.clone(),
+            source,
+        }),
     }
 }
 
@@ -281,17 +317,26 @@ fn keep(
 ) -> Result<(Control, JoinHandle<()>, watch::Receiver<Arc<Orders>>), StartError> {
     let (reloads, asked) = mpsc::unbounded_channel();
     let (started, first) = std_mpsc::sync_channel(1);
+    let departures = settings
+        .admin
+        .as_ref()
+        .map(|_| Arc::new(Departures::new(workers)));
     let control = Control {
         stop: watch::Sender::new(false),
         reloads,
         book: Arc::default(),
+        departures: departures.clone(),
         room: Arc::new(Room::new(workers)),
         lookers: lookers.into(),
         fronts: (0..workers).map(|_| Arc::default()).collect(),
+        log: None,
     };
     let start = keeper::Start {
         settings: settings.clone(),
-        workers,
+        tallies: Tallies {
+            workers,
+            departures,
+        },
         book: Arc::clone(&control.book),
         reloads: asked,
         stop: control.stop.subscribe(),
@@ -314,13 +359,22 @@ pub struct Control {
     stop: watch::Sender<bool>,
     reloads: mpsc::UnboundedSender<Reload>,
     book: Arc<Book>,
+    /// Noted if there is somebody to be told: with [`Settings::admin`].
+    departures: Option<Arc<Departures>>,
     room: Arc<Room>,
     /// To each worker: who wants to see its connections.
     lookers: Arc<[mpsc::Sender<Look>]>,
     fronts: Vec<Arc<FrontTally>>,
+    log: Option<log::Handle>,
 }
 
 impl Control {
+    /// The connections to backends that were closed here first; `None` without
+    /// [`Settings::admin`].
+    pub fn departures(&self) -> Option<Arc<Departures>> {
+        self.departures.clone()
+    }
+
     /// Whether it has been told to stop.
     pub fn is_stopping(&self) -> bool {
         *self.stop.borrow()
@@ -365,6 +419,16 @@ impl Control {
             }
         }
         seen
+    }
+
+    /// What became of the access log's lines, if there is one.
+    pub fn access_log(&self) -> Option<log::Counts> {
+        self.log.as_ref().map(log::Handle::counts)
+    }
+
+    /// Has the access log's file reopened; see [`log::Handle::reopen`]. `false` if there is no such log.
+    pub fn reopen_log(&self) -> bool {
+        self.log.as_ref().map(log::Handle::reopen).is_some()
     }
 
     /// Begins the end: see [`Server::stop`].

@@ -22,8 +22,9 @@ use tracing::{debug, error, warn};
 use crate::account::FrontTally;
 use crate::alarm::Alarms;
 use crate::client::{self, Conn, Parked, Policy, Served};
+use crate::log::Sink;
 use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
-use crate::proxy::{Ears, Layout, Proxy};
+use crate::proxy::{Ear, Ears, Layout, Proxy};
 
 use clients::Clients;
 pub use look::Look;
@@ -64,6 +65,8 @@ pub struct Plan {
     pub looks: mpsc::Receiver<Look>,
     /// For how many clients there is room.
     pub room: Arc<Room>,
+    /// Where its exchanges are logged, if they are.
+    pub log: Option<Sink>,
     /// What it counts.
     pub front: Arc<FrontTally>,
 }
@@ -102,10 +105,12 @@ pub fn run(plan: Plan) -> io::Result<()> {
 pub async fn work(mut plan: Plan) -> io::Result<()> {
     let alarms = Alarms::default();
     let ringing = spawn_local(alarms.clone().run());
+    let log = plan.log.take().map(Rc::new);
+    let flushing = log.clone().map(|log| spawn_local(log.keep_flushing()));
     let orders = Arc::clone(&plan.orders.borrow_and_update());
     let ears = Ears {
         front: plan.front,
-        log: None,
+        log: log.map(|log| -> Ear { Rc::new(move |exchange| log.note(exchange)) }),
     };
     let door = Rc::new(Door {
         worker: plan.number,
@@ -144,6 +149,9 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     looking.abort();
     taking_up.abort();
     ringing.abort();
+    if let Some(flushing) = flushing {
+        flushing.abort();
+    }
     Ok(())
 }
 

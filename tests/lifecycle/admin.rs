@@ -15,27 +15,29 @@ use crate::support::scripted::{Backend, Gate, Refusing};
 use crate::support::{PATIENCE, local, wait_until};
 
 /// The admin listener of a proxy, on a port of its own.
-struct Listening(Admin);
+pub struct Listening(Admin);
 
 impl Listening {
-    fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.0.address().ip().unwrap()
     }
 }
 
-fn admin(proxy: &Proxy) -> Listening {
+/// Its admin listener.
+pub fn admin(proxy: &Proxy) -> Listening {
     let server = proxy.server();
     Listening(Admin::start(local(0), server.control(), server.addresses()).unwrap())
 }
 
 /// The figure that stands on the page under this name and these labels.
-fn figure(page: &str, series: &str) -> Option<f64> {
+pub fn figure(page: &str, series: &str) -> Option<f64> {
     page.lines()
         .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
         .map(|value| value.parse().unwrap())
 }
 
-fn metrics(admin: SocketAddr) -> String {
+/// The page.
+pub fn metrics(admin: SocketAddr) -> String {
     let response = get(admin, "/metrics");
     assert_eq!(response.status, 200);
     let kind = response.header("Content-Type").unwrap();
@@ -157,7 +159,7 @@ fn told_in_the_document(name: &str) -> Option<&'static str> {
 #[test]
 fn the_document_says_of_each_family_what_the_page_says() {
     let backend = Backend::numbered();
-    let proxy = Proxy::start(backend.addr, |_| {});
+    let proxy = Proxy::start(backend.addr, |settings| settings.admin = Some(local(0)));
     let admin = admin(&proxy);
     let mut page = String::new();
     wait_until(PATIENCE, "the kernel's figures", || {

@@ -20,6 +20,7 @@ mod kernel_clients;
 mod kernel_transports;
 mod moved_time;
 mod parking;
+mod ports;
 mod program;
 mod proxy;
 mod reload;

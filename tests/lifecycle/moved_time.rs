@@ -134,6 +134,7 @@ pub fn in_moved_time(
             stop: stopped,
             looks: mpsc::channel(1).1,
             room: Arc::new(Room::new(1)),
+            log: None,
             front: Arc::default(),
         }));
         let worker = Rc::new(Worker { addr, orders, stop });

@@ -319,7 +319,9 @@ class Row {
     if (backend.waiting) nodes.push(element("br"), element("span", { class: "warn" }, `${counted(backend.waiting, "request")} in line`));
     if (backend.connect_failures_total) nodes.push(element("br"), `${counted(backend.connect_failures_total, "connect")} failed`);
     this.counts.replaceChildren(...nodes);
-    this.showPorts(backend.ports ?? []);
+    const { snat } = backend;
+    const nat = snat ? [{ ...snat, time_wait: snat.held, source: "of the NAT", after: "held by it after their end" }] : [];
+    this.showPorts([...(backend.ports ?? []), ...nat]);
     this.showCells(backend.cells ?? []);
   }
 
@@ -404,18 +406,19 @@ function portNode() {
 
 function showPort(node, lane) {
   const [top, meter, words] = node.children;
+  const held = `${whole(lane.in_use)} in use, ${whole(lane.time_wait)} ${lane.after ?? "in TIME_WAIT"}`;
   const part = lane.ports ? lane.left / lane.ports : 0;
   const runsOut = known(lane.seconds_left);
   node.classList.toggle("low", part < LOW || (runsOut && lane.seconds_left < 60));
   top.firstChild.replaceChildren(element("b", {}, whole(lane.left)), ` of ${whole(lane.ports)} ports left`);
-  write(top.lastChild, lane.source ? `from ${lane.source}` : "");
+  const source = lane.source ?? "";
+  write(top.lastChild, lane.after ? source : source && `from ${source}`);
   meter.setAttribute("aria-valuemax", lane.ports);
   meter.setAttribute("aria-valuenow", lane.left);
   meter.setAttribute("aria-label", "Local ports left");
-  meter.setAttribute("title", `${whole(lane.in_use)} in use, ${whole(lane.time_wait)} in TIME_WAIT, ${whole(lane.left)} left`);
+  meter.setAttribute("title", `${held}, ${whole(lane.left)} left`);
   meter.firstChild.style.width = `${lane.in_use / lane.ports * 100}%`;
   meter.lastChild.style.width = `${lane.time_wait / lane.ports * 100}%`;
-  const held = `${whole(lane.in_use)} in use, ${whole(lane.time_wait)} in TIME_WAIT`;
   write(words, lane.sentence ?? (runsOut ? `${held}; at this rate the rest lasts ${span(lane.seconds_left)}` : held));
 }
 
