@@ -42,7 +42,7 @@
 //!   addresses, [`alarm`] keeps deadlines, [`account`] counts what we did, [`census`] what the
 //!   kernel has.
 //! - In front: [`cli`], [`config`]; [`compare`] is what the demo is made of, [`headroom`] says how
-//!   far the ports reach, [`quantity`] has numbers in words.
+//!   far the ports reach, [`quantity`] has numbers in words, [`json`] writes JSON.
 //!
 //! # Rules of the layers
 //!

@@ -21,6 +21,13 @@ const READS_CONFIG: [&str; 3] = ["lib", "main", "cli"];
 
 /// Files, and folders with all that is in them, that only decide.
 const PURE: &[&str] = &[
+    "account/held.rs",
+    "admin/exposition.rs",
+    "admin/facts.rs",
+    "admin/history.rs",
+    "admin/host.rs",
+    "admin/metrics.rs",
+    "admin/snapshot.rs",
     "backend/closing.rs",
     "balance.rs",
     "admin/kernel.rs",
@@ -62,6 +69,7 @@ const PURE: &[&str] = &[
     "proxy/retry.rs",
     "quantity.rs",
     "route.rs",
+    "server/admin.rs",
     "server/change.rs",
 ];
 
@@ -120,6 +128,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "account",
             "census",
             "headroom",
+            "json",
             "keepalive",
             "log",
             "net",
@@ -159,6 +168,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "backend",
             "client",
+            "json",
             "keepalive",
             "log",
             "lookup",
