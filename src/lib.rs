@@ -42,7 +42,7 @@
 //!   addresses, [`alarm`] keeps deadlines, [`account`] counts what we did, [`census`] what the
 //!   kernel has.
 //! - In front: [`cli`], [`config`]; [`compare`] is what the demo is made of, [`headroom`] says how
-//!   far the ports reach, [`quantity`] has numbers in words.
+//!   far the ports reach, [`quantity`] has numbers in words, [`json`] writes JSON.
 //!
 //! # Rules of the layers
 //!
@@ -66,7 +66,9 @@ pub mod client;
 pub mod compare;
 pub mod config;
 pub mod headroom;
+pub mod json;
 pub mod keepalive;
+pub mod log;
 pub mod lookup;
 pub mod memory;
 pub mod net;

@@ -1,5 +1,5 @@
 //! The ordinary way of a request through the pool allocates nothing: a connection that is idle is leased,
-//! used and given back.
+//! used and given back; nor does a line of the access log.
 //!
 //! The allocator of this program counts what its threads ask for.
 
@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use tokio::task::LocalSet;
 use tokio::time::Instant;
-use warmline::account::PoolTally;
+use warmline::account::{Arm, Asked, Connection, Exchange, Outcome, PoolTally, Upstream};
 use warmline::keepalive::KeepAlive;
+use warmline::log::{self, Destination, Format};
 use warmline::pool::{
     Common, Connect, End, Farewell, Hint, Identity, Need, Pool, Settings, Wants, Watch,
 };
@@ -149,5 +150,79 @@ async fn leases() {
             });
             assert_eq!(count, 0, "{need:?}, {:?}", common.settings());
         }
+    }
+}
+
+#[test]
+fn a_line_of_the_access_log_allocates_nothing_once_its_buffer_is_there() {
+    let backend = std::net::SocketAddr::from(([10, 0, 0, 5], 80));
+    let asked = Asked {
+        method: http::Method::GET,
+        target: "/articles/2026/keep-alive?page=2".parse().unwrap(),
+        version: http::Version::HTTP_11,
+        host: Some(http::HeaderValue::from_static("shop.example")),
+        referer: Some(http::HeaderValue::from_bytes(b"caf\xe9 \"q\"").unwrap()),
+        user_agent: Some(http::HeaderValue::from_static("Mozilla/5.0 (X11; Linux)")),
+    };
+    let exchange = Exchange {
+        client: ([192, 0, 2, 7], 40123).into(),
+        client_exchange: 3,
+        client_kept: true,
+        asked: Some(&asked),
+        status: 200,
+        received: 0,
+        sent: 5123,
+        outcome: Outcome::Answered,
+        total: Duration::from_micros(12_345),
+        upstream: Some(Upstream {
+            name: "app",
+            arm: Arm::Pooled,
+            backend: Some(&backend),
+            connection: Some(Connection {
+                id: 18,
+                exchange: 4,
+                idle: Some(Duration::from_micros(1500)),
+                connect: None,
+                local_port: Some(40_001),
+                closed: None,
+            }),
+            checkout: Some(Duration::from_micros(17)),
+            first_byte: Some(Duration::from_millis(12)),
+            sent_again: 1,
+            again_since: Some("unsent"),
+        }),
+    };
+    for format in [Format::Combined, Format::Extended, Format::Json] {
+        let settings = log::Settings {
+            to: Destination::File("/dev/null".into()),
+            format,
+            flush: log::Settings::FLUSH,
+        };
+        let (log, sinks) = log::start(&settings, 1).unwrap();
+        let (sink, handle) = (&sinks[0], log.handle());
+        let mut line = Vec::new();
+        log::line(&mut line, format, &exchange, &log::Stamp::new(0, 0), 0);
+        // One buffer, and the first line of the next.
+        let lines = 60 * 1024 / line.len() + 2;
+        for round in 1..=6 {
+            let count = allocations(|| {
+                for _ in 0..lines {
+                    sink.note(&exchange);
+                }
+            });
+            // Two buffers are in use: one here, one at the writer or on its way back.
+            assert!(count == 0 || round <= 2, "{format:?}, round {round}");
+            // A writer that has gone on to this has given the buffer back.
+            handle.reopen();
+            let end = Instant::now() + Duration::from_secs(20);
+            while handle.counts().reopened < round {
+                assert!(Instant::now() < end, "the writer goes on");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        drop(sinks);
+        log.join();
+        let written = handle.counts().written;
+        assert_eq!(written, 6 * lines as u64, "{format:?}");
     }
 }

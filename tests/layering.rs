@@ -21,6 +21,13 @@ const READS_CONFIG: [&str; 3] = ["lib", "main", "cli"];
 
 /// Files, and folders with all that is in them, that only decide.
 const PURE: &[&str] = &[
+    "account/held.rs",
+    "admin/exposition.rs",
+    "admin/facts.rs",
+    "admin/history.rs",
+    "admin/host.rs",
+    "admin/metrics.rs",
+    "admin/snapshot.rs",
     "backend/closing.rs",
     "balance.rs",
     "admin/kernel.rs",
@@ -35,12 +42,14 @@ const PURE: &[&str] = &[
     "census/portset.rs",
     "census/state.rs",
     "census/survey.rs",
-    "cli/json.rs",
     "cli/tables.rs",
     "compare/picture.rs",
     "config/",
     "headroom/",
+    "json.rs",
     "keepalive.rs",
+    "log/format.rs",
+    "log/stamp.rs",
     "lookup/answer.rs",
     "lookup/origin.rs",
     "lookup/schedule.rs",
@@ -60,6 +69,7 @@ const PURE: &[&str] = &[
     "proxy/retry.rs",
     "quantity.rs",
     "route.rs",
+    "server/admin.rs",
     "server/change.rs",
 ];
 
@@ -118,7 +128,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "account",
             "census",
             "headroom",
+            "json",
             "keepalive",
+            "log",
             "net",
             "quantity",
             "server",
@@ -142,6 +154,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "compare",
             "config",
             "headroom",
+            "json",
             "keepalive",
             "quantity",
             "route",
@@ -155,7 +168,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "backend",
             "client",
+            "json",
             "keepalive",
+            "log",
             "lookup",
             "net",
             "pool",
@@ -164,10 +179,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("headroom", &["census", "quantity"]),
+    ("json", &[]),
     ("keepalive", &[]),
     ("lib", &[]),
+    ("log", &["account", "json"]),
     ("lookup", &[]),
-    ("main", &["cli", "memory"]),
+    ("main", &["cli", "log", "memory"]),
     ("net", &[]),
     ("pool", &["account", "keepalive"]),
     (
@@ -188,12 +205,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "account", "backend", "client", "lookup", "net", "pool", "proxy", "route", "worker",
+            "account", "backend", "client", "log", "lookup", "net", "pool", "proxy", "route",
+            "worker",
         ],
     ),
     (
         "worker",
-        &["account", "alarm", "client", "memory", "net", "proxy"],
+        &[
+            "account", "alarm", "client", "log", "memory", "net", "proxy",
+        ],
     ),
 ];
 

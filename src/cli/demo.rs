@@ -203,6 +203,7 @@ impl Arm {
             client: client::Settings::default(),
             max_clients: None,
             admin: None,
+            access_log: None,
             listeners: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()],
             hosts: Vec::new(),
             routes: vec![RouteSettings {

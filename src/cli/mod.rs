@@ -17,7 +17,6 @@ use crate::config::{address, units};
 
 mod check;
 mod demo;
-mod json;
 mod plan;
 pub mod run;
 mod states;

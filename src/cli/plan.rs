@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::PlanArgs;
-use super::json::Json;
 use crate::backend;
 use crate::census::ports::{Limits, TwReuse};
 use crate::headroom::{Given, Headroom, TIME_WAIT};
+use crate::json::Json;
 use crate::keepalive::KeepAlive;
 use crate::quantity::{counted, grouped, limit, rate, span, whole};
 

@@ -1,6 +1,8 @@
-//! Signals: SIGHUP reloads; the first of the others ends the proxy gracefully, the second at once.
+//! Signals: SIGHUP reloads, SIGUSR1 reopens the access log; the first of the others ends the proxy
+//! gracefully, the second at once.
 
 use std::io;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::thread;
 
@@ -40,18 +42,19 @@ impl Stop {
 /// Waits for a signal, then for the requests in flight. Exit code 0 for a graceful end, 1 for one
 /// that was cut short by a second signal, or when all workers ended by themselves. `read` is what a
 /// SIGHUP asks for: the settings to go on with, or `None` if there is nothing to go on with but what
-/// there is, which it has said then.
+/// there is, which it has said then; `reloaded` is called when they are in effect.
 ///
 /// Calls `announce` once signals are listened for: whoever is told that the proxy runs may end it.
 pub(super) fn serve_until_told(
     server: Server,
     announce: impl FnOnce(&Server),
     read: impl Fn() -> Option<Settings>,
+    reloaded: impl Fn(),
 ) -> ExitCode {
     let waited = Builder::new_current_thread()
         .enable_all()
         .build()
-        .and_then(|runtime| runtime.block_on(wait(server, announce, read)));
+        .and_then(|runtime| runtime.block_on(wait(server, announce, read, reloaded)));
     waited.unwrap_or_else(|error| {
         error!(%error, "cannot listen for signals");
         ExitCode::FAILURE
@@ -62,9 +65,11 @@ async fn wait(
     server: Server,
     announce: impl FnOnce(&Server),
     read: impl Fn() -> Option<Settings>,
+    reloaded: impl Fn(),
 ) -> io::Result<ExitCode> {
     let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut user1 = signal(SignalKind::user_defined1())?;
     announce(&server);
     let control = server.control();
     let (ended, mut all_ended) = oneshot::channel();
@@ -78,11 +83,20 @@ async fn wait(
     let reloading = async {
         // One after the other: those that come meanwhile are one more.
         while hangup.recv().await.is_some() {
-            if let Some(settings) = read() {
-                reload(&control, &settings).await;
+            if let Some(settings) = read()
+                && reload(&control, &settings).await
+            {
+                reloaded();
             }
         }
     };
+    let mut reopening = pin!(async {
+        while user1.recv().await.is_some() {
+            if !control.reopen_log() {
+                info!("SIGUSR1: there is no access log to reopen");
+            }
+        }
+    });
     tokio::select! {
         name = stop.told() => info!("{name}: finishing the requests in flight; once more ends at once"),
         _ = &mut all_ended => {
@@ -90,6 +104,7 @@ async fn wait(
             return Ok(ExitCode::FAILURE);
         }
         () = reloading => unreachable!("signals do not come to an end"),
+        () = &mut reopening => unreachable!("signals do not come to an end"),
     }
     control.stop();
     let reload_no_more = async {
@@ -107,17 +122,19 @@ async fn wait(
             ExitCode::SUCCESS
         }
         () = reload_no_more => unreachable!("signals do not come to an end"),
+        () = reopening => unreachable!("signals do not come to an end"),
     })
 }
 
-/// Puts settings into effect, and says in the log what that changed.
-async fn reload(control: &Control, settings: &Settings) {
+/// Puts settings into effect, and says in the log what that changed; whether it could.
+async fn reload(control: &Control, settings: &Settings) -> bool {
     match control.reload(settings).await {
         Ok(changes) => {
             info!("reloaded; changed: {changes}");
             for setting in changes.restart {
                 warn!("{setting} cannot change while the proxy runs: that needs a restart");
             }
+            return true;
         }
         Err(ReloadError::Faults(faults)) => {
             for fault in &faults {
@@ -130,4 +147,5 @@ async fn reload(control: &Control, settings: &Settings) {
         }
         Err(ReloadError::Stopping) => info!("not reloaded: the proxy is stopping"),
     }
+    false
 }

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::json::Json;
 use super::plan::limits_json;
 use crate::census::ports::Limits;
 use crate::census::{Births, Lane, Source, StateCounts, Survey, TcpState, Ways};
 use crate::headroom::{Given, Way};
+use crate::json::Json;
 use crate::quantity::{counted, grouped, rate};
 
 /// How many addresses are named that hold the most.

@@ -11,7 +11,7 @@ use super::keys::{self, TABLES};
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, nearest, quoted};
 use super::values::{list, number, time};
-use super::{SHUTDOWN_TIMEOUT, address, admin, client, routes, upstreams};
+use super::{SHUTDOWN_TIMEOUT, access_log, address, admin, client, routes, upstreams};
 use crate::server::{self, ListenerSettings};
 
 /// A value and the place it was read from.
@@ -25,6 +25,7 @@ pub(super) fn settings(root: &DeTable<'_>, reader: &mut Reader<'_>) -> server::S
     unknown_tables(root, reader);
     let (workers, shutdown_timeout, resolver) = server_section(root, reader);
     let admin = admin::admin(root, reader);
+    let access_log = access_log::access_log(root, reader);
     let (client, max_clients) = client::client(root, reader);
     let listeners = listeners(root, reader);
     let hosts = client::hosts(root, reader);
@@ -37,6 +38,7 @@ pub(super) fn settings(root: &DeTable<'_>, reader: &mut Reader<'_>) -> server::S
         client,
         max_clients,
         admin,
+        access_log,
         listeners,
         hosts,
         routes,

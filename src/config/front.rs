@@ -71,16 +71,17 @@ pub const CLIENT: Table = Table {
 pub const ADMIN: Table = Table {
     header: "[admin]",
     key: "admin",
-    about: "Where programs ask how the proxy is: `/metrics` for Prometheus, `/healthz`, `/readyz`. \
-            Without this table, nowhere.",
+    about: "Where operators and their programs ask how the proxy is: a page at `/`, `/metrics` for \
+            Prometheus, the same as JSON, `/healthz`, `/readyz`. Without this table, nowhere.",
     settings: &[
         Setting {
             name: "address",
             alias: None,
-            takes: Takes::Listen,
+            takes: Takes::ListenOrUnix,
             default: Default::Is("\"127.0.0.1:9180\""),
-            meaning: "Address and port to listen on for that; nothing else is answered there. It takes \
-                      a restart to change it.",
+            meaning: "Address and port to listen on for that, or a Unix socket (`unix:/run/warmline/admin.sock`), \
+                      which its owner and group may use; nothing else is answered there. It takes a \
+                      restart to change it.",
             apache: "`SetHandler server-status`",
             nginx: "`stub_status`",
         },
@@ -89,9 +90,49 @@ pub const ADMIN: Table = Table {
             alias: None,
             takes: Takes::Switch,
             default: Default::Is("false"),
-            meaning: "Whether the address may be one that others than this machine can reach.",
+            meaning: "Whether the address may be one that others than this machine can reach, and asked \
+                      under any name. Otherwise only `localhost` and the address itself are answered to.",
             apache: "`Require`",
             nginx: "`allow`, `deny`",
+        },
+    ],
+};
+
+/// `[access_log]`.
+pub const ACCESS_LOG: Table = Table {
+    header: "[access_log]",
+    key: "access_log",
+    about: "A line for each exchange with a client. Without this table, none. It takes a restart to \
+            change it; SIGUSR1 reopens the file.",
+    settings: &[
+        Setting {
+            name: "path",
+            alias: None,
+            takes: Takes::FileOr(&["stdout", "off"]),
+            default: Default::Required,
+            meaning: "The file that lines are added to, made if it is not there (0640); `stdout`; \
+                      or `off`.",
+            apache: "`CustomLog`",
+            nginx: "`access_log` (logs/access.log)",
+        },
+        Setting {
+            name: "format",
+            alias: None,
+            takes: Takes::Word(&["combined", "extended", "json"]),
+            default: Default::Is("\"combined\""),
+            meaning: "Apache httpd's `combined`; the same, and after it what is known of the backend's \
+                      connection, as `key=value`; or that and more as an object of JSON.",
+            apache: "`LogFormat`",
+            nginx: "`log_format` (combined)",
+        },
+        Setting {
+            name: "flush",
+            alias: None,
+            takes: Takes::Time { zero: None },
+            default: Default::Is("\"1s\""),
+            meaning: "The longest a line waits in a buffer.",
+            apache: "`BufferedLogs` (Off)",
+            nginx: "`access_log … flush=` (none)",
         },
     ],
 };

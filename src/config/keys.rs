@@ -4,13 +4,21 @@
 //! The one list that the reader of the file, its messages and `docs/settings.md` go by. The
 //! values themselves live in the settings types of each part; a test holds the two together.
 
-pub use super::front::{ADMIN, CLIENT, HOSTS, LISTENERS, ROUTES, SERVER};
+pub use super::front::{ACCESS_LOG, ADMIN, CLIENT, HOSTS, LISTENERS, ROUTES, SERVER};
 pub use super::setting::{Default, Setting, Table, Takes};
 use super::{closing, sockets, transport};
 
 /// All tables, in the order they are explained.
-pub const TABLES: [&Table; 8] = [
-    &SERVER, &ADMIN, &CLIENT, &LISTENERS, &HOSTS, &ROUTES, &UPSTREAMS, &SERVERS,
+pub const TABLES: [&Table; 9] = [
+    &SERVER,
+    &ADMIN,
+    &ACCESS_LOG,
+    &CLIENT,
+    &LISTENERS,
+    &HOSTS,
+    &ROUTES,
+    &UPSTREAMS,
+    &SERVERS,
 ];
 
 /// `[upstreams.NAME]`.

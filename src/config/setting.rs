@@ -96,6 +96,8 @@ pub enum Takes {
     Word(&'static [&'static str]),
     /// An address to listen on.
     Listen,
+    /// The same, or a Unix socket's path.
+    ListenOrUnix,
     /// A backend's address.
     Server,
     /// A list of backends.
@@ -104,6 +106,8 @@ pub enum Takes {
     Addresses,
     /// The path of a file.
     File,
+    /// The path of a file to write, or one of these words.
+    FileOr(&'static [&'static str]),
     /// The name of a host.
     Name,
     /// A list of name servers.
@@ -190,10 +194,11 @@ impl Takes {
             Takes::Hosts => "a list of host names",
             Takes::Word(_) => "one of its words",
             Takes::Listen => "an address and port",
+            Takes::ListenOrUnix => "an address and port, or a Unix socket",
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
-            Takes::File => "the path of a file",
+            Takes::File | Takes::FileOr(_) => "the path of a file",
             Takes::Name => "the name of a host",
             Takes::NameServers => "a list of name servers",
             Takes::Ports => "a range of ports",
@@ -254,6 +259,10 @@ impl Takes {
             Takes::Listen => {
                 "\"address:port\", such as \"0.0.0.0:8080\", \"[::]:8080\" or \":8080\"".to_owned()
             }
+            Takes::ListenOrUnix => {
+                "\"address:port\", such as \"127.0.0.1:9180\" or \"[::1]:9180\", or \"unix:/path\""
+                    .to_owned()
+            }
             Takes::Server => "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\", \
                               \"unix:/path\", or \"srv+_http._tcp.NAME\""
                 .to_owned(),
@@ -265,6 +274,10 @@ impl Takes {
                     .to_owned()
             }
             Takes::File => "a path, from the working directory or absolute".to_owned(),
+            Takes::FileOr(words) => {
+                let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                format!("{}, or {}", Takes::File.allowed(), words.join(" or "))
+            }
             Takes::Name => "a name such as \"app.example\"".to_owned(),
             Takes::NameServers => {
                 "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
@@ -290,10 +303,10 @@ impl Takes {
             Takes::Bytes { .. } => "bytes",
             Takes::Time { .. } | Takes::TimeOrOff { .. } | Takes::ReadTimeout => "time",
             Takes::Word(_) => "word",
-            Takes::Listen | Takes::Server => "address",
+            Takes::Listen | Takes::ListenOrUnix | Takes::Server => "address",
             Takes::Servers | Takes::Addresses | Takes::NameServers | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
-            Takes::Path | Takes::File => "path",
+            Takes::Path | Takes::File | Takes::FileOr(_) => "path",
             Takes::Ports => "ports",
             Takes::Device | Takes::Upstream => "name",
         }
@@ -311,10 +324,12 @@ impl Takes {
             | Takes::TimeOrOff { .. }
             | Takes::Word(_)
             | Takes::Listen
+            | Takes::ListenOrUnix
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
             | Takes::File
+            | Takes::FileOr(_)
             | Takes::Name
             | Takes::NameServers
             | Takes::Ports
@@ -336,10 +351,12 @@ impl Takes {
             | Takes::Hosts
             | Takes::Word(_)
             | Takes::Listen
+            | Takes::ListenOrUnix
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
             | Takes::File
+            | Takes::FileOr(_)
             | Takes::Name
             | Takes::NameServers
             | Takes::Ports

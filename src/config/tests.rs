@@ -9,6 +9,7 @@ use super::*;
 use crate::backend::{self, Forwarded, ServerSettings};
 use crate::client;
 use crate::keepalive::KeepAlive;
+use crate::log::{self, Destination, Format};
 use crate::lookup;
 use crate::net::{PortRange, Probes, SocketOptions};
 use crate::pool;
@@ -84,6 +85,7 @@ fn the_least_file_is_all_defaults() {
         client: client::Settings::default(),
         max_clients: None,
         admin: None,
+        access_log: None,
         listeners: vec![address.into()],
         hosts: Vec::new(),
         routes: vec![RouteSettings {
@@ -200,6 +202,77 @@ fn every_setting_arrives() {
     };
     let a = backend::Settings::new("a.1", vec![ServerSettings::new("10.0.0.1:9090")]);
     assert_eq!(settings.upstreams, [b, a], "in the order of the file");
+}
+
+#[test]
+fn the_access_log_is_where_and_as_it_is_asked_for() {
+    let log =
+        |lines: &str| sound(&format!("[access_log]\n{lines}\n{LISTENER}{UPSTREAM}")).access_log;
+    let to = |to, format, flush| {
+        Some(log::Settings {
+            to,
+            format,
+            flush: Duration::from_millis(flush),
+        })
+    };
+    let file = |path: &str| Destination::File(path.into());
+    for (lines, expected) in [
+        ("path = \"off\"", None),
+        ("path = \"off\"\nformat = \"json\"", None),
+        (
+            "path = \"stdout\"",
+            to(Destination::Stdout, Format::Combined, 1000),
+        ),
+        (
+            "path = \"./stdout\"",
+            to(file("./stdout"), Format::Combined, 1000),
+        ),
+        (
+            "path = \"/var/log/a.log\"\nformat = \"extended\"\nflush = \"300ms\"",
+            to(file("/var/log/a.log"), Format::Extended, 300),
+        ),
+        (
+            "path = \"${LOG:-a.log}\"\nformat = \"json\"\nflush = \"1s\"",
+            to(file("a.log"), Format::Json, 1000),
+        ),
+    ] {
+        assert_eq!(log(lines), expected, "{lines}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_access_log_is_said() {
+    for (lines, title) in [
+        ("format = \"json\"", "[access_log] needs `path`"),
+        (
+            "path = \"\"",
+            "`path` takes the path of a file, not an empty string",
+        ),
+        (
+            "path = \"/var/log/\"",
+            "`path` takes the path of a file, not `/var/log/`",
+        ),
+        (
+            "path = false",
+            "`path` takes the path of a file, not a boolean",
+        ),
+        (
+            "path = \"a\"\nformat = \"jsno\"",
+            "`format` takes one of its words, not `jsno`",
+        ),
+        (
+            "path = \"a\"\nflush = 0",
+            "`flush` takes a duration, not `0`",
+        ),
+        (
+            "path = \"a\"\nlevel = 1",
+            "[access_log] has no setting `level`",
+        ),
+    ] {
+        let text = format!("[access_log]\n{lines}\n{LISTENER}{UPSTREAM}");
+        let titles: Vec<_> = found(&text).into_iter().map(|(_, title)| title).collect();
+        assert_eq!(titles, [title], "{text}");
+    }
 }
 
 #[test]

@@ -250,7 +250,7 @@ enum Inner {
 }
 
 /// A backend's response body on its way to the client.
-pub(super) struct Relay {
+struct Relay {
     incoming: Incoming,
     /// The request's body, where its connection would go on with it whatever becomes of the response.
     upload: Option<Upload>,
@@ -281,30 +281,17 @@ impl RelayBody {
     }
 
     /// A backend's body. The lease ends with it, or with the response's head if it has none.
-    pub(super) fn relay(mut relay: Relay, mut record: Record) -> RelayBody {
-        relay.client.backend_moved();
-        if relay.incoming.is_end_stream() {
-            relay.finish(&mut record);
-        }
-        RelayBody {
-            inner: Inner::Relay(relay),
-            record,
-        }
-    }
-}
-
-impl Relay {
-    /// The body of a response, whose connection is leased until its end.
-    pub(super) fn new(
+    pub(super) fn relay(
         incoming: Incoming,
         upload: Option<Upload>,
         lease: BackendLease,
         client: &Rc<Conn>,
-        backend: BackendAddr,
-        timeout: Duration,
+        origin: (BackendAddr, Duration),
         spent: Option<CloseReason>,
-    ) -> Relay {
-        Relay {
+        mut record: Record,
+    ) -> RelayBody {
+        let (backend, timeout) = origin;
+        let mut relay = Relay {
             incoming,
             upload,
             lease: Some(lease),
@@ -312,6 +299,14 @@ impl Relay {
             backend,
             timeout,
             spent,
+        };
+        client.backend_moved();
+        if relay.incoming.is_end_stream() {
+            relay.finish(&mut record);
+        }
+        RelayBody {
+            inner: Inner::Relay(relay),
+            record,
         }
     }
 }

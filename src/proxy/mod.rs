@@ -35,7 +35,7 @@ use crate::keepalive::{CloseReason, Verdict, drops_connection};
 use crate::pool::{Identity, Wants};
 use crate::route::Router;
 
-use body::{BackendLease, Relay};
+use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts, Wish};
 use record::Record;
 use replay::Replay;
@@ -47,6 +47,7 @@ pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
 pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
 pub use record::{Ear, Ears};
+pub use upstream::PoolView;
 
 /// One worker's half of the proxy: the routes, and its own connections to every backend.
 pub struct Proxy {
@@ -99,6 +100,15 @@ impl Proxy {
         self.upstreams
             .iter()
             .flat_map(|upstream| upstream.backends())
+    }
+
+    /// The connections to all backends, at most so many for each.
+    pub fn connections(&self, most: usize) -> Vec<PoolView> {
+        let now = Instant::now();
+        let upstreams = self.upstreams.iter();
+        upstreams
+            .flat_map(|upstream| upstream.views(now, most))
+            .collect()
     }
 
     /// Closes idle backend connections now, the others after their exchange.
@@ -169,7 +179,7 @@ impl Proxy {
             .forward(&client, parts, body, &facts, &mut record)
             .await;
         let mut response = match answer {
-            Ok(response) => response.map(|relay| RelayBody::relay(relay, record)),
+            Ok(response) => response,
             Err(failure) => {
                 report(&client, &method, &uri, &failure);
                 refusal(&client, Some(&facts), &failure, record)
@@ -186,7 +196,7 @@ impl Proxy {
         body: Incoming,
         facts: &RequestFacts,
         record: &mut Record,
-    ) -> Result<Response<Relay>, Failure> {
+    ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
         let upstream = self
             .router
@@ -410,7 +420,7 @@ fn relay(
     request: &RequestFacts,
     backend: &Backend,
     record: &mut Record,
-) -> Result<Response<Relay>, Failure> {
+) -> Result<Response<RelayBody>, Failure> {
     let (mut parts, incoming) = response.into_parts();
     // One of 1.0 is not used again, whatever it says, as Apache httpd has it: the library would go on in 1.0,
     // which knows no chunks.
@@ -443,17 +453,17 @@ fn relay(
     if !length_known && request.ends_unknown_length_by_close() {
         client.response_ends_with_connection();
     }
-    let body = Relay::new(
+    let body = RelayBody::relay(
         incoming,
         upload,
         lease,
         client,
-        backend.address().clone(),
-        record.timeout(),
+        (backend.address().clone(), record.timeout()),
         facts
             .ambiguous
             .then_some(CloseReason::Protocol)
             .or(is_last.then_some(CloseReason::PeerAsked)),
+        record.hand_on(),
     );
     Ok(Response::from_parts(parts, body))
 }

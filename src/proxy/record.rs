@@ -58,7 +58,10 @@ impl Ears {
 
 /// One exchange, from its request's head on. Told when it is dropped: exactly once, whatever becomes of
 /// it.
-pub(super) struct Record {
+pub(super) struct Record(Option<Box<Noted>>);
+
+/// Boxed: it goes through many hands with its response.
+struct Noted {
     ears: Rc<Ears>,
     client: Rc<Conn>,
     /// Only if somebody hears of it.
@@ -81,7 +84,7 @@ impl Record {
     /// A request's head is there.
     pub(super) fn begin(ears: &Rc<Ears>, client: &Rc<Conn>, now: Instant) -> Record {
         ears.front.begins();
-        Record {
+        Record(Some(Box::new(Noted {
             ears: Rc::clone(ears),
             client: Rc::clone(client),
             asked: None,
@@ -97,26 +100,36 @@ impl Record {
             connection: None,
             sent_again: 0,
             proof: None,
-        }
+        })))
+    }
+
+    /// The record, for the one who has it from now on.
+    pub(super) fn hand_on(&mut self) -> Record {
+        Record(self.0.take())
+    }
+
+    fn noted(&mut self) -> &mut Noted {
+        self.0.as_mut().expect("who has handed it on notes nothing")
     }
 
     /// When its head was there.
-    pub(super) fn began(&self) -> Instant {
-        self.began
+    pub(super) fn began(&mut self) -> Instant {
+        self.noted().began
     }
 
     /// How long its upstream's backends have to move; 0 before it has one.
-    pub(super) fn timeout(&self) -> Duration {
-        let upstream = self.upstream.as_ref();
+    pub(super) fn timeout(&mut self) -> Duration {
+        let upstream = self.noted().upstream.as_ref();
         upstream.map_or(Duration::ZERO, |upstream| upstream.settings().timeout)
     }
 
     /// The request, before it is made another for the backend.
     pub(super) fn asks(&mut self, parts: &request::Parts) {
-        if self.ears.log.is_none() {
+        let noted = self.noted();
+        if noted.ears.log.is_none() {
             return;
         }
-        self.asked = Some(Box::new(Asked {
+        noted.asked = Some(Box::new(Asked {
             method: parts.method.clone(),
             target: parts.uri.clone(),
             version: parts.version,
@@ -128,68 +141,77 @@ impl Record {
 
     /// It goes to this upstream.
     pub(super) fn goes_to(&mut self, upstream: &Rc<Upstream>) {
-        self.upstream = Some(Rc::clone(upstream));
+        self.noted().upstream = Some(Rc::clone(upstream));
     }
 
     /// This backend is to answer it.
     pub(super) fn tries(&mut self, backend: &Rc<Backend>) {
-        self.backend = Some(Rc::clone(backend));
+        self.noted().backend = Some(Rc::clone(backend));
     }
 
     /// It has a connection since `at`.
     pub(super) fn has(&mut self, lease: &mut BackendLease, at: Instant) {
-        self.checkout.get_or_insert(at);
+        let noted = self.noted();
+        noted.checkout.get_or_insert(at);
         let exchange = lease.exchange();
         let idle = lease.idle().filter(|_| lease.is_reused());
         let conn = lease.conn();
         let origin = conn.origin();
-        self.connection = Some(Connection {
+        noted.connection = Some(Connection {
             id: origin.id,
             exchange,
             idle,
             connect: (exchange == 1).then_some(origin.connect),
-            local_port: self.ears.log.as_ref().and_then(|_| conn.local_port()),
+            local_port: noted.ears.log.as_ref().and_then(|_| conn.local_port()),
             closed: None,
         });
     }
 
     /// It is sent again.
     pub(super) fn sent_again(&mut self, proof: Proof) {
-        self.sent_again += 1;
-        self.proof = Some(proof);
+        let noted = self.noted();
+        noted.sent_again += 1;
+        noted.proof = Some(proof);
     }
 
     /// A response's head is there since `at`, of the backend or of our own.
     pub(super) fn answers(&mut self, status: u16, outcome: Outcome, at: Instant) {
-        self.status = status;
-        self.outcome = outcome;
+        let noted = self.noted();
+        noted.status = status;
+        noted.outcome = outcome;
         if outcome == Outcome::Refused {
-            self.ended = Some(at);
+            noted.ended = Some(at);
         } else {
-            self.answered = Some(at);
+            noted.answered = Some(at);
         }
     }
 
     /// So many bytes of the response's body were handed over.
     pub(super) fn hands_over(&mut self, bytes: usize) {
-        self.sent += bytes as u64;
+        self.noted().sent += bytes as u64;
     }
 
     /// The connection it is on ends with it.
     pub(super) fn closes(&mut self, reason: CloseReason) {
-        if let Some(connection) = &mut self.connection {
-            connection.closed = Some(reason);
-        }
+        self.noted().closes(reason);
     }
 
     /// The response is over.
     pub(super) fn ends(&mut self, at: Instant) {
-        self.ended = Some(at);
+        self.noted().ended = Some(at);
     }
 
     /// It ends otherwise than its head promised.
     pub(super) fn ends_as(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
+        self.noted().outcome = outcome;
+    }
+}
+
+impl Noted {
+    fn closes(&mut self, reason: CloseReason) {
+        if let Some(connection) = &mut self.connection {
+            connection.closed = Some(reason);
+        }
     }
 
     fn tell(&mut self, now: Instant) {
@@ -246,7 +268,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for Noted {
     fn drop(&mut self) {
         self.tell(self.ended.unwrap_or_else(Instant::now));
         self.ears.front.ends();

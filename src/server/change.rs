@@ -145,6 +145,9 @@ impl Changes {
         if old.admin != new.admin {
             restart.push("admin");
         }
+        if old.access_log != new.access_log {
+            restart.push("access_log");
+        }
         Changes {
             routes: old.routes != new.routes,
             listeners: old.listeners != new.listeners,
@@ -204,6 +207,7 @@ mod tests {
     use super::*;
     use crate::backend::Protocol;
     use crate::client;
+    use crate::log;
     use crate::net::TlsSettings;
     use crate::route::RouteSettings;
     use std::time::Duration;
@@ -327,6 +331,7 @@ mod tests {
             client: client::Settings::default(),
             max_clients: None,
             admin: None,
+            access_log: None,
             listeners: Vec::new(),
             hosts: Vec::new(),
             routes: Vec::new(),
@@ -366,10 +371,15 @@ mod tests {
         assert_eq!(
             changed(|new| {
                 new.workers = 3;
+                new.access_log = Some(log::Settings {
+                    to: log::Destination::Stdout,
+                    format: log::Format::Json,
+                    flush: log::Settings::FLUSH,
+                });
                 let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
                 new.listeners.push(address.into());
             }),
-            ("listeners".to_owned(), vec!["workers"])
+            ("listeners".to_owned(), vec!["workers", "access_log"])
         );
     }
 

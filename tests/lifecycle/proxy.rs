@@ -73,6 +73,7 @@ pub fn settings_to(backend: SocketAddr) -> Settings {
         client: client::Settings::default(),
         max_clients: None,
         admin: None,
+        access_log: None,
         listeners: vec![local(0).into()],
         hosts: Vec::new(),
         routes: vec![RouteSettings {

@@ -61,6 +61,7 @@ impl TestProxy {
                 client: client::Settings::default(),
                 max_clients: None,
                 admin: None,
+                access_log: None,
                 listeners: vec![super::local(0).into()],
                 hosts: Vec::new(),
                 routes: vec![RouteSettings {

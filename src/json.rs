@@ -1,4 +1,4 @@
-//! JSON, written: what a program reads of our reports.
+//! JSON, written: what a program reads of our reports and of the access log.
 //!
 //! Nothing here reads JSON, and `serde_json` is no dependency of the program: it would be two crates
 //! and a derive for what is one `match` and the escaping of a string. The tests read what comes out
@@ -8,15 +8,20 @@ use std::fmt::{self, Write as _};
 
 /// A value. Members of objects stay in their order.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Json {
+pub enum Json {
     /// Unknown, or unlimited.
     Null,
+    /// True or false.
     Bool(bool),
+    /// A whole number.
     Whole(u64),
     /// What is no number in JSON, an infinite one among it, becomes `null`.
     Number(f64),
+    /// A string.
     Text(String),
+    /// An array.
     List(Vec<Json>),
+    /// An object.
     Object(Vec<(&'static str, Json)>),
 }
 
@@ -91,17 +96,34 @@ impl fmt::Display for Json {
     }
 }
 
+fn quoted(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
+    out.write_char('"')?;
+    escape(out, text)?;
+    out.write_char('"')
+}
+
+/// Writes `text` as it stands between a string's quotes.
+///
 /// RFC 8259 §7: quotes, backslashes and what is below a blank must be escaped, nothing else.
-fn quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    f.write_char('"')?;
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => write!(f, "\\{c}")?,
-            '\u{0}'..='\u{1f}' => write!(f, "\\u{:04x}", u32::from(c))?,
-            _ => f.write_char(c)?,
+///
+/// # Errors
+/// Those of `out`.
+pub fn escape(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
+    let mut written = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        // None of these is a part of a longer character.
+        if byte >= b' ' && byte != b'"' && byte != b'\\' {
+            continue;
         }
+        out.write_str(&text[written..at])?;
+        match byte {
+            b'"' => out.write_str("\\\"")?,
+            b'\\' => out.write_str("\\\\")?,
+            _ => write!(out, "\\u{byte:04x}")?,
+        }
+        written = at + 1;
     }
-    f.write_char('"')
+    out.write_str(&text[written..])
 }
 
 #[cfg(test)]
