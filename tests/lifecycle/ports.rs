@@ -51,7 +51,9 @@ impl Page {
         if self.since.elapsed().as_secs() > 30 {
             *self = Page::of(self.admin);
         }
-        let response = self.client.get("/metrics");
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", self.admin);
+        self.client.send(head);
+        let response = self.client.response();
         assert_eq!(response.status, 200);
         response.text()
     }
