@@ -160,7 +160,7 @@ fn told_in_the_document(name: &str) -> Option<&'static str> {
 fn the_document_says_of_each_family_what_the_page_says() {
     let backend = Backend::numbered();
     let proxy = Proxy::start(backend.addr, |settings| {
-        settings.admin = Some(local(0).into())
+        settings.admin = Some(local(0).into());
     });
     let admin = admin(&proxy);
     let mut page = String::new();
@@ -299,7 +299,7 @@ fn openmetrics_is_spoken_to_who_asks_for_it() {
     let admin = admin(&proxy);
     let mut client = Client::connect(admin.address());
     client.send(
-        "GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\r\n",
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\r\n",
     );
     let response = client.response();
     assert_eq!(
