@@ -36,8 +36,13 @@ const PURE: &[&str] = &[
     "census/state.rs",
     "census/survey.rs",
     "cli/tables.rs",
+    "cli/top/columns.rs",
+    "cli/top/draw.rs",
+    "cli/top/snapshot.rs",
+    "cli/top/view.rs",
     "compare/picture.rs",
     "config/",
+    "doctor/",
     "headroom/",
     "json.rs",
     "keepalive.rs",
@@ -108,7 +113,14 @@ const SOCKETS: &[&str] = &[
 
 /// Where sockets may be touched.
 const HAS_SOCKETS: &[&str] = &[
-    "admin/", "backend/", "census/", "client/", "compare/", "net/", "worker/",
+    "admin/",
+    "backend/",
+    "census/",
+    "cli/admin_client.rs",
+    "client/",
+    "compare/",
+    "net/",
+    "worker/",
 ];
 
 /// Each module, and the modules it imports: exactly these.
@@ -144,9 +156,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "client",
             "compare",
             "config",
+            "doctor",
             "headroom",
             "json",
             "keepalive",
+            "net",
             "quantity",
             "route",
             "server",
@@ -166,6 +180,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "pool",
             "route",
             "server",
+        ],
+    ),
+    (
+        "doctor",
+        &[
+            "backend", "census", "headroom", "lookup", "net", "quantity", "server",
         ],
     ),
     ("headroom", &["census", "quantity"]),
