@@ -42,7 +42,8 @@
 //!   addresses, [`alarm`] keeps deadlines, [`account`] counts what we did, [`census`] what the
 //!   kernel has.
 //! - In front: [`cli`], [`config`]; [`compare`] is what the demo is made of, [`doctor`] holds settings
-//!   against a machine, [`headroom`] says how far the ports reach, [`quantity`] has numbers in words.
+//!   against a machine, [`headroom`] says how far the ports reach, [`quantity`] has numbers in words,
+//!   [`json`] writes JSON.
 //!
 //! # Rules of the layers
 //!

@@ -21,6 +21,13 @@ const READS_CONFIG: [&str; 3] = ["lib", "main", "cli"];
 
 /// Files, and folders with all that is in them, that only decide.
 const PURE: &[&str] = &[
+    "account/held.rs",
+    "admin/exposition.rs",
+    "admin/facts.rs",
+    "admin/history.rs",
+    "admin/host.rs",
+    "admin/metrics.rs",
+    "admin/snapshot.rs",
     "backend/closing.rs",
     "balance.rs",
     "admin/kernel.rs",
@@ -67,6 +74,7 @@ const PURE: &[&str] = &[
     "proxy/retry.rs",
     "quantity.rs",
     "route.rs",
+    "server/admin.rs",
     "server/change.rs",
 ];
 
@@ -132,6 +140,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "account",
             "census",
             "headroom",
+            "json",
             "keepalive",
             "log",
             "net",
@@ -173,6 +182,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "backend",
             "client",
+            "json",
             "keepalive",
             "log",
             "lookup",

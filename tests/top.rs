@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
+use support::client::Client;
+use support::proxy::Program;
+use support::scripted::Backend;
 use support::{PATIENCE, process, wait_until};
 
 const SNAPSHOT: &str = include_str!("support/snapshot.json");
@@ -92,6 +95,54 @@ fn where_there_is_no_terminal_it_is_printed_once() {
             assert!(said.contains(words), "{words:?} is not in\n{said}");
         }
         assert!(!said.contains('\x1b'), "{said}");
+    }
+}
+
+#[test]
+fn a_running_proxy_is_read_over_tcp_and_over_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("admin.sock");
+    let socket = format!("unix:{}", socket.display());
+    for admin in ["127.0.0.1:0", &socket] {
+        let backend = Backend::numbered();
+        let mut proxy = Program::run(&format!(
+            "[admin]\naddress = \"{admin}\"\n[[routes]]\nupstream = \"app\"\n\
+             [upstreams.app]\nservers = [\"{}\"]\n",
+            backend.addr
+        ));
+        let mut client = Client::connect(proxy.addr);
+        for _ in 0..20 {
+            assert_eq!(client.get("/").status, 200);
+        }
+        let mut address = None;
+        wait_until(PATIENCE, "the admin listener", || {
+            address = proxy.process().said().lines().find_map(|line| {
+                let (_, address) = line.split_once("admin on ")?;
+                let address = address.trim();
+                Some(
+                    address
+                        .strip_prefix("http://")
+                        .unwrap_or(address)
+                        .to_owned(),
+                )
+            });
+            address.is_some()
+        });
+        let address = address.unwrap();
+        let mut said = String::new();
+        // The kernel is asked once a second.
+        wait_until(PATIENCE, "the ports left", || {
+            let output = top(&["--once", "--admin", &address]);
+            assert!(output.status.success());
+            said = String::from_utf8(output.stdout).unwrap();
+            said.contains("ports are free")
+        });
+        let head = format!("Warmline {} at {address}  up ", env!("CARGO_PKG_VERSION"));
+        assert!(said.starts_with(&head), "{said}");
+        assert!(said.contains("1 client  1 worker"), "{said}");
+        let row = said.lines().find(|line| line.starts_with("app "));
+        let row = row.unwrap_or_else(|| panic!("{said}"));
+        assert!(row.contains(&format!("{}  pooled", backend.addr)), "{row}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod departures;
 mod exchange;
+mod held;
 mod histogram;
 mod traffic;
 
@@ -13,6 +14,7 @@ use crate::keepalive::CloseReason;
 
 pub use departures::{Departure, Departures, Tallies};
 pub use exchange::{Arm, Asked, Connection, Exchange, Outcome, Upstream};
+pub use held::{Held, Stage};
 pub use histogram::{Times, TimesTally};
 pub use traffic::{
     CLASSES, ConnectFault, FrontFigures, FrontTally, Over, Span, Spans, SpansTally, Traffic,

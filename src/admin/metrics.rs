@@ -2,50 +2,17 @@
 
 use std::time::Duration;
 
-use crate::account::{Close, ConnectFault, FrontFigures, LineFigures, PoolFigures, Refusal};
+use crate::account::{Close, ConnectFault, Refusal};
 use crate::keepalive::CloseReason;
-use crate::log;
 
 use super::exposition::Kind::{Counter, Gauge};
 use super::exposition::{Format, Page};
+use super::facts::{Backend, Facts};
 use super::kernel;
-use super::sampler::Sample;
 use super::traffic::{by_outcome, exchanges};
 
 /// Linux' `TCP_TIMEWAIT_LEN`, which cannot be set. Source: `include/net/tcp.h`.
 const TIME_WAIT: Duration = Duration::from_secs(60);
-
-/// What is known at one moment.
-pub(super) struct Facts {
-    /// How many workers there are.
-    pub(super) workers: usize,
-    /// Client connections that are open.
-    pub(super) clients: u32,
-    /// Exchanges, whatever their backends.
-    pub(super) front: FrontFigures,
-    /// The upstreams, each with the figures of all backends it has and had.
-    pub(super) upstreams: Vec<(String, PoolFigures)>,
-    /// The backends, one by one.
-    pub(super) backends: Vec<Backend>,
-    /// The access log's lines; none if there is no such log.
-    pub(super) log: log::Counts,
-    /// What the kernel had when it was last asked.
-    pub(super) sample: Option<Sample>,
-}
-
-/// One backend of one upstream.
-pub(super) struct Backend {
-    pub(super) upstream: String,
-    pub(super) address: String,
-    pub(super) figures: PoolFigures,
-    pub(super) line: LineFigures,
-}
-
-impl Backend {
-    fn labels(&self) -> [(&'static str, &str); 2] {
-        [("upstream", &self.upstream), ("backend", &self.address)]
-    }
-}
 
 /// Writes the page.
 pub(super) fn page(facts: &Facts, format: Format) -> String {

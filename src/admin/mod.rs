@@ -1,81 +1,96 @@
-//! What an operator's programs ask of a running proxy: is it well, is it ready, what does it count.
+//! What an operator and an operator's programs ask of a running proxy: is it well, is it ready, what
+//! does it count, what does it look like.
 //!
 //! On a listener of its own, for nobody else, on a thread of its own: nothing here is on the way of a
 //! request.
 
+mod door;
+mod events;
 mod exposition;
+mod facts;
+mod history;
+mod host;
 mod kernel;
 mod lanes;
 mod little;
 mod metrics;
 mod owners;
+mod page;
 mod sampler;
+mod site;
+mod snapshot;
 mod snat;
 mod traffic;
 mod warning;
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tracing::debug;
 
 use crate::account::Close;
+use crate::json::Json;
 use crate::net::BackendAddr;
-use crate::server::Control;
+use crate::server::{AdminAddress, AdminSettings, Control};
 
-use exposition::Format;
+use door::{Bound, Door, Guest};
+use events::Link;
 use lanes::Backend;
-use metrics::Facts;
 use owners::Place;
 use sampler::{Sampler, Watched};
+use site::{Answered, Effective, Site};
 
-/// How long one connection may last: an answer is small, and nobody is to hold one for ever.
+/// How long one connection may last that does not follow events: an answer is small, and nobody is to
+/// hold one for ever.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// The listener of a running proxy. Ended when dropped.
 pub struct Admin {
-    address: SocketAddr,
+    address: AdminAddress,
+    effective: Effective,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Admin {
-    /// Listens on `address` and answers for the proxy that `control` is of, which serves at
+    /// Listens as `settings` say and answers for the proxy that `control` is of, which serves at
     /// `listeners`.
     ///
     /// # Errors
     /// When the address cannot be listened on, or a thread not be started.
     pub fn start(
-        address: SocketAddr,
+        settings: impl Into<AdminSettings>,
         control: Control,
         listeners: Vec<SocketAddr>,
     ) -> io::Result<Admin> {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
+        let settings = settings.into();
+        let bound = Bound::on(&settings.address)?;
+        let address = bound.address()?;
+        let settings = AdminSettings {
+            address: address.clone(),
+            ..settings
+        };
+        let effective = Effective::default();
         let (stop, stopped) = oneshot::channel();
         let (report, started) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("admin".to_owned())
-            .spawn(move || {
+        let thread = thread::Builder::new().name("admin".to_owned()).spawn({
+            let effective = effective.clone();
+            move || {
                 let runtime = Builder::new_current_thread()
                     .enable_all()
                     .build_local(LocalOptions::default());
@@ -90,18 +105,28 @@ impl Admin {
                         return;
                     }
                 };
-                let site = Rc::new(Site { control, sampler });
                 runtime.block_on(async {
+                    let door = match bound.watched() {
+                        Ok(door) => door,
+                        Err(error) => {
+                            let _ = report.send(Err(error));
+                            return;
+                        }
+                    };
                     let _ = report.send(Ok(()));
+                    let site = Rc::new(Site::new(control, sampler, settings, effective));
                     tokio::select! {
-                        () = serve(listener, site) => {}
+                        () = serve(&door, &site) => {}
+                        () = site.run() => {}
                         // An error means that the owner is gone.
                         _ = stopped => {}
                     }
                 });
-            })?;
+            }
+        })?;
         let admin = Admin {
             address,
+            effective,
             stop: Some(stop),
             thread: Some(thread),
         };
@@ -112,8 +137,17 @@ impl Admin {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &AdminAddress {
+        &self.address
+    }
+
+    /// These settings are in effect from now on, as who asks for them is to see them.
+    pub fn shows(&self, effective: &Json) {
+        let mut shown = self
+            .effective
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *shown = Some(effective.to_string());
     }
 }
 
@@ -126,40 +160,46 @@ impl Drop for Admin {
     }
 }
 
-/// What is answered from.
-struct Site {
-    control: Control,
-    sampler: Sampler,
-}
-
-async fn serve(listener: std::net::TcpListener, site: Rc<Site>) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "the admin listener cannot be watched");
-            return;
-        }
-    };
+async fn serve(door: &Door, site: &Rc<Site>) {
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let site = Rc::clone(site);
+        match door.accept().await {
+            Ok(Guest::Tcp(stream)) => spawn_local(speak(stream, site)),
+            Ok(Guest::Unix(stream)) => spawn_local(speak(stream, site)),
             Err(error) => {
                 debug!(%error, "the admin listener cannot accept");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let site = Rc::clone(&site);
-        spawn_local(async move {
-            let answer = service_fn(|request: Request<Incoming>| {
-                let response = site.answer(&request);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let served = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
-            if let Ok(Err(error)) = timeout(LONGEST, served).await {
+    }
+}
+
+/// Answers the requests of one connection, until it ends, has lasted too long, or does not take the
+/// events it asked for.
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, site: Rc<Site>) {
+    let link = Rc::new(Link::default());
+    let answer = service_fn(|request: Request<Incoming>| {
+        let (site, link) = (Rc::clone(&site), Rc::clone(&link));
+        async move { Answered::Ok(site.answer(&request, &link).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new());
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), answer));
+    let limit = async {
+        sleep(LONGEST).await;
+        if link.follows.get() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = &mut served => {
+            if let Err(error) = ended {
                 debug!(%error, "an admin connection ended");
             }
-        });
+        }
+        () = limit => debug!("an admin connection has lasted too long"),
+        () = link.over.notified() => debug!("who followed the events did not take them"),
     }
 }
 
@@ -199,76 +239,4 @@ fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
         places,
         departures: control.departures(),
     }
-}
-
-impl Site {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        const TEXT: &str = "text/plain; charset=utf-8";
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Only GET and HEAD.\n");
-            let allowed = HeaderValue::from_static("GET, HEAD");
-            response.headers_mut().insert(ALLOW, allowed);
-            return response;
-        }
-        match request.uri().path() {
-            "/metrics" => {
-                let accept = request.headers().get(ACCEPT);
-                let format = Format::preferred(accept.and_then(|value| value.to_str().ok()));
-                let page = metrics::page(&self.facts(), format);
-                let mut response = text(StatusCode::OK, format.content_type(), page);
-                let varies = HeaderValue::from_static("accept");
-                response.headers_mut().insert(VARY, varies);
-                response
-            }
-            "/healthz" => text(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" if self.control.is_stopping() => {
-                text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n")
-            }
-            "/readyz" => text(StatusCode::OK, TEXT, "ready\n"),
-            "/" => text(
-                StatusCode::OK,
-                TEXT,
-                "Warmline\n\n/metrics  what it counts, for Prometheus\n/healthz  whether it runs\n\
-                 /readyz   whether it takes new clients\n",
-            ),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                TEXT,
-                "There is /metrics, /healthz and /readyz.\n",
-            ),
-        }
-    }
-
-    fn facts(&self) -> Facts {
-        let (mut upstreams, mut backends) = (Vec::new(), Vec::new());
-        for upstream in self.control.upstreams() {
-            upstreams.push((upstream.name.clone(), upstream.sum()));
-            for (address, figures, line) in upstream.each() {
-                backends.push(metrics::Backend {
-                    upstream: upstream.name.clone(),
-                    address: address.to_string(),
-                    figures,
-                    line,
-                });
-            }
-        }
-        Facts {
-            workers: self.control.workers(),
-            clients: self.control.clients(),
-            front: self.control.front(),
-            upstreams,
-            backends,
-            log: self.control.access_log().unwrap_or_default(),
-            sample: self.sampler.latest(),
-        }
-    }
-}
-
-fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert("cache-control", HeaderValue::from_static("no-store"));
-    response
 }

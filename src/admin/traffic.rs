@@ -2,11 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use crate::account::{CLASSES, Outcome, PoolFigures, Span, Traffic};
+use crate::account::{CLASSES, Outcome, Span, Traffic};
 
 use super::exposition::Kind::{Counter, Gauge, Histogram};
 use super::exposition::Page;
-use super::metrics::Facts;
+use super::facts::{Facts, Upstream};
 
 /// The ends of buckets for times that clients wait: 64 us to 67 s, each twice the one before.
 const WAITS: RangeInclusive<u32> = 6..=26;
@@ -20,7 +20,7 @@ const CLASS: [&str; CLASSES] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Requests, how they ended, and how long they and their connections took.
 pub(super) fn exchanges(page: &mut Page, facts: &Facts) {
     let mut all = facts.front.alone.clone();
-    for (_, figures) in &facts.upstreams {
+    for Upstream { figures, .. } in &facts.upstreams {
         all.add(&figures.traffic);
     }
     page.family(
@@ -63,14 +63,14 @@ pub(super) fn exchanges(page: &mut Page, facts: &Facts) {
         Histogram,
         "The same for the requests that went to one of an upstream's backends.",
     );
-    for (name, figures) in &facts.upstreams {
+    for Upstream { name, figures, .. } in &facts.upstreams {
         family.histogram(&[("upstream", name)], &figures.traffic.total, WAITS);
     }
     spans(page, &facts.upstreams);
 }
 
 /// What requests and connections to backends waited for, by upstream.
-fn spans(page: &mut Page, upstreams: &[(String, PoolFigures)]) {
+fn spans(page: &mut Page, upstreams: &[Upstream]) {
     for (name, help, span, powers) in [
         (
             "warmline_upstream_checkout_seconds",
@@ -116,7 +116,7 @@ fn spans(page: &mut Page, upstreams: &[(String, PoolFigures)]) {
         ),
     ] {
         let mut family = page.family(name, Histogram, help);
-        for (name, figures) in upstreams {
+        for Upstream { name, figures, .. } in upstreams {
             let times = figures.spans.of(span);
             family.histogram(&[("upstream", name)], times, powers.clone());
         }
@@ -126,7 +126,7 @@ fn spans(page: &mut Page, upstreams: &[(String, PoolFigures)]) {
         Counter,
         "Segments that had been sent again on these connections.",
     );
-    for (name, figures) in upstreams {
+    for Upstream { name, figures, .. } in upstreams {
         family.sample(&[("upstream", name)], figures.retransmits);
     }
 }

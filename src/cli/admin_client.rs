@@ -1,9 +1,7 @@
 //! Asks a running proxy's admin listener: one GET over TCP or a Unix socket, with a time limit.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,20 +15,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
+use crate::server::AdminAddress;
+
 /// How long an answer may take, from connecting to its last byte.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The largest answer that is read.
 const LARGEST: usize = 32 << 20;
-
-/// Where an admin listener is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AdminAddress {
-    /// At an IP address and a port.
-    Tcp(SocketAddr),
-    /// At a Unix socket.
-    Unix(PathBuf),
-}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +79,7 @@ pub(super) fn address(text: &str) -> Result<AdminAddress, String> {
         return Ok(AdminAddress::Unix(path.into()));
     }
     match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() > 0 => Ok(AdminAddress::Tcp(address)),
+        Ok(address) if address.port() > 0 => Ok(AdminAddress::Ip(address)),
         Ok(_) | Err(_) => Err(
             "an IP address and a port are needed, such as 127.0.0.1:9180, or unix:/run/warmline.sock"
                 .to_owned(),
@@ -96,25 +87,17 @@ pub(super) fn address(text: &str) -> Result<AdminAddress, String> {
     }
 }
 
-impl From<SocketAddr> for AdminAddress {
-    /// Where a listener at `address` is to be reached from this machine.
-    fn from(mut address: SocketAddr) -> AdminAddress {
-        if address.ip().is_unspecified() {
-            address.set_ip(match address {
+/// Where a listener that is asked to be at `address` is to be reached from this machine.
+pub(super) fn reached_at(address: &AdminAddress) -> AdminAddress {
+    match address {
+        AdminAddress::Ip(address) if address.ip().is_unspecified() => {
+            let ip = match address {
                 SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
                 SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-            });
+            };
+            AdminAddress::Ip(SocketAddr::new(ip, address.port()))
         }
-        AdminAddress::Tcp(address)
-    }
-}
-
-impl fmt::Display for AdminAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AdminAddress::Tcp(address) => address.fmt(f),
-            AdminAddress::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
+        other @ (AdminAddress::Ip(_) | AdminAddress::Unix(_)) => other.clone(),
     }
 }
 
@@ -139,7 +122,7 @@ pub(super) async fn fetch(at: &AdminAddress, path: &'static str) -> Result<Strin
     };
     let answer = timeout(LONGEST, async {
         match at {
-            AdminAddress::Tcp(address) => {
+            AdminAddress::Ip(address) => {
                 let stream = TcpStream::connect(address).await.map_err(connect)?;
                 ask(stream, at, &address.to_string(), path).await
             }
@@ -222,14 +205,14 @@ mod tests {
             let read = address(text).ok().map(|address| address.to_string());
             assert_eq!(read.as_deref(), shown, "{text}");
         }
-        let any: SocketAddr = "0.0.0.0:9180".parse().unwrap();
-        assert_eq!(AdminAddress::from(any).to_string(), "127.0.0.1:9180");
+        let any = address("0.0.0.0:9180").unwrap();
+        assert_eq!(reached_at(&any).to_string(), "127.0.0.1:9180");
     }
 
     /// Answers one connection with these bytes.
     fn answering(bytes: &'static str) -> (AdminAddress, thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = AdminAddress::Tcp(listener.local_addr().unwrap());
+        let at = AdminAddress::Ip(listener.local_addr().unwrap());
         let thread = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = vec![0; 1000];
@@ -277,9 +260,7 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let error = get(&AdminAddress::Tcp(closed), "/")
-            .unwrap_err()
-            .to_string();
+        let error = get(&AdminAddress::Ip(closed), "/").unwrap_err().to_string();
         assert_eq!(
             error,
             format!("no proxy answers at {closed}: connection refused")
@@ -306,7 +287,7 @@ mod tests {
     #[test]
     fn who_says_nothing_is_not_waited_for_for_ever() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = AdminAddress::Tcp(listener.local_addr().unwrap());
+        let at = AdminAddress::Ip(listener.local_addr().unwrap());
         let error = get(&at, "/").unwrap_err().to_string();
         assert_eq!(error, format!("no answer from {at} within 2 s"));
     }

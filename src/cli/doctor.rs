@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::time::Instant;
 
 use super::DoctorArgs;
-use super::admin_client::{self, AdminAddress};
+use super::admin_client;
 use super::check::print_report;
 use super::plan::limits_json;
 use crate::census::ports::Limits;
@@ -191,10 +191,10 @@ fn conntrack() -> Option<Conntrack> {
 
 /// Asks the running proxy, if there is an address to ask at.
 fn proxy(settings: &server::Settings, args: &DoctorArgs) -> Proxy {
-    let at = args
-        .admin
-        .clone()
-        .or_else(|| settings.admin.map(AdminAddress::from));
+    let at = args.admin.clone().or_else(|| {
+        let admin = settings.admin.as_ref()?;
+        Some(admin_client::reached_at(&admin.address))
+    });
     let Some(at) = at else {
         return Proxy::NotAsked;
     };

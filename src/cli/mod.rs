@@ -15,8 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{address, units};
-
-use admin_client::AdminAddress;
+use crate::server::AdminAddress;
 
 mod admin_client;
 mod check;

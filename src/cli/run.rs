@@ -1,5 +1,6 @@
 //! `warmline run`: the file and the flags → the proxy.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -15,9 +16,9 @@ use super::{DEFAULT_CONFIG, RunArgs, stop};
 use crate::admin::Admin;
 use crate::backend::{self, ServerSettings};
 use crate::client;
-use crate::config::{self, Loaded, Report, SHUTDOWN_TIMEOUT};
+use crate::config::{self, Effective, Loaded, Report, SHUTDOWN_TIMEOUT};
 use crate::route::RouteSettings;
-use crate::server::{self, ListenerSettings, Server};
+use crate::server::{self, AdminAddress, AdminSettings, ListenerSettings, Server};
 
 /// The name of the upstream that `--upstream` makes.
 const UPSTREAM: &str = "default";
@@ -28,10 +29,10 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPEC
 /// Serves requests until it is told to stop.
 pub(super) fn run(args: &RunArgs) -> ExitCode {
     start_logging(args.log);
-    let settings = match settings(args) {
+    let (settings, effective) = match settings(args) {
         Ok(loaded) => {
             print_report(&loaded.warnings);
-            loaded.settings
+            (loaded.settings, loaded.effective)
         }
         Err(report) => {
             print_report(&report);
@@ -53,30 +54,71 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let shown = Shown {
+        admin: admin.as_ref(),
+        now: RefCell::new(effective),
+        next: RefCell::default(),
+    };
+    shown.show();
     stop::serve_until_told(
         server,
         |server| {
             announce(server, &settings);
             if let Some(admin) = &admin {
-                info!("admin on http://{}", admin.address());
+                match admin.address() {
+                    AdminAddress::Ip(address) => info!("admin on http://{address}"),
+                    unix @ AdminAddress::Unix(_) => info!("admin on {unix}"),
+                }
             }
         },
-        || read_again(args),
+        || {
+            let loaded = read_again(args)?;
+            shown.next.replace(loaded.effective);
+            Some(loaded.settings)
+        },
+        || shown.turn(),
     )
+}
+
+/// The settings in effect, as the admin listener shows them.
+struct Shown<'a> {
+    admin: Option<&'a Admin>,
+    now: RefCell<Option<Effective>>,
+    /// Those that are being put into effect.
+    next: RefCell<Option<Effective>>,
+}
+
+impl Shown<'_> {
+    fn show(&self) {
+        if let (Some(admin), Some(effective)) = (self.admin, &*self.now.borrow()) {
+            admin.shows(&effective.json());
+        }
+    }
+
+    /// The next ones are in effect now, but for what takes a restart.
+    fn turn(&self) {
+        if let Some(mut next) = self.next.take() {
+            if let Some(now) = &*self.now.borrow() {
+                next.restart_only_from(now);
+            }
+            self.now.replace(Some(next));
+            self.show();
+        }
+    }
 }
 
 /// Starts the admin listener, if there is to be one.
 fn admin(server: &Server, settings: &server::Settings) -> io::Result<Option<Admin>> {
-    let start = |address| {
-        Admin::start(address, server.control(), server.addresses())
-            .map_err(|error| io::Error::other(format!("{address}: {error}")))
+    let start = |admin: &AdminSettings| {
+        Admin::start(admin.clone(), server.control(), server.addresses())
+            .map_err(|error| io::Error::other(format!("{}: {error}", admin.address)))
     };
-    settings.admin.map(start).transpose()
+    settings.admin.as_ref().map(start).transpose()
 }
 
 /// What SIGHUP asks for. `None`, with the reasons in the log, if there is nothing to go on with but
 /// what there is.
-fn read_again(args: &RunArgs) -> Option<server::Settings> {
+fn read_again(args: &RunArgs) -> Option<Loaded> {
     if !args.upstream.is_empty() {
         warn!("SIGHUP: nothing to read again, the proxy was started with --upstream");
         return None;
@@ -84,7 +126,7 @@ fn read_again(args: &RunArgs) -> Option<server::Settings> {
     match settings(args) {
         Ok(loaded) => {
             print_report(&loaded.warnings);
-            Some(loaded.settings)
+            Some(loaded)
         }
         Err(report) => {
             print_report(&report);
@@ -151,9 +193,13 @@ pub fn settings(args: &RunArgs) -> Result<Loaded, Report> {
         Loaded {
             settings: without_file(&args.upstream),
             warnings: Report::default(),
+            effective: None,
         }
     };
     override_with(&mut loaded.settings, args);
+    if let Some(effective) = &mut loaded.effective {
+        show_flags(effective, args);
+    }
     Ok(loaded)
 }
 
@@ -199,6 +245,26 @@ fn override_with(settings: &mut server::Settings, args: &RunArgs) {
         if let Some(timeout) = args.keep_alive_timeout {
             keep_alive.timeout = timeout;
         }
+    }
+}
+
+/// The same where the settings are shown.
+fn show_flags(effective: &mut Effective, args: &RunArgs) {
+    if !args.listen.is_empty() {
+        effective.set_listeners(args.listen.iter().map(ToString::to_string));
+    }
+    if let Some(workers) = args.workers {
+        effective.set("server", "workers", workers as u64);
+    }
+    if let Some(enabled) = args.keep_alive {
+        effective.set_upstreams("keep_alive", &enabled.into());
+    }
+    if let Some(limit) = args.max_keep_alive_requests {
+        effective.set_upstreams("max_keep_alive_requests", &limit.into());
+    }
+    if let Some(timeout) = args.keep_alive_timeout {
+        let seconds = format!("{}s", timeout.as_secs_f64());
+        effective.set_upstreams("keep_alive_timeout", &seconds.into());
     }
 }
 

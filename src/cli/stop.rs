@@ -42,18 +42,19 @@ impl Stop {
 /// Waits for a signal, then for the requests in flight. Exit code 0 for a graceful end, 1 for one
 /// that was cut short by a second signal, or when all workers ended by themselves. `read` is what a
 /// SIGHUP asks for: the settings to go on with, or `None` if there is nothing to go on with but what
-/// there is, which it has said then.
+/// there is, which it has said then; `reloaded` is called when they are in effect.
 ///
 /// Calls `announce` once signals are listened for: whoever is told that the proxy runs may end it.
 pub(super) fn serve_until_told(
     server: Server,
     announce: impl FnOnce(&Server),
     read: impl Fn() -> Option<Settings>,
+    reloaded: impl Fn(),
 ) -> ExitCode {
     let waited = Builder::new_current_thread()
         .enable_all()
         .build()
-        .and_then(|runtime| runtime.block_on(wait(server, announce, read)));
+        .and_then(|runtime| runtime.block_on(wait(server, announce, read, reloaded)));
     waited.unwrap_or_else(|error| {
         error!(%error, "cannot listen for signals");
         ExitCode::FAILURE
@@ -64,6 +65,7 @@ async fn wait(
     server: Server,
     announce: impl FnOnce(&Server),
     read: impl Fn() -> Option<Settings>,
+    reloaded: impl Fn(),
 ) -> io::Result<ExitCode> {
     let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -81,8 +83,10 @@ async fn wait(
     let reloading = async {
         // One after the other: those that come meanwhile are one more.
         while hangup.recv().await.is_some() {
-            if let Some(settings) = read() {
-                reload(&control, &settings).await;
+            if let Some(settings) = read()
+                && reload(&control, &settings).await
+            {
+                reloaded();
             }
         }
     };
@@ -122,14 +126,15 @@ async fn wait(
     })
 }
 
-/// Puts settings into effect, and says in the log what that changed.
-async fn reload(control: &Control, settings: &Settings) {
+/// Puts settings into effect, and says in the log what that changed; whether it could.
+async fn reload(control: &Control, settings: &Settings) -> bool {
     match control.reload(settings).await {
         Ok(changes) => {
             info!("reloaded; changed: {changes}");
             for setting in changes.restart {
                 warn!("{setting} cannot change while the proxy runs: that needs a restart");
             }
+            return true;
         }
         Err(ReloadError::Faults(faults)) => {
             for fault in &faults {
@@ -142,4 +147,5 @@ async fn reload(control: &Control, settings: &Settings) {
         }
         Err(ReloadError::Stopping) => info!("not reloaded: the proxy is stopping"),
     }
+    false
 }

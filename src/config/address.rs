@@ -200,6 +200,17 @@ pub fn device(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
+/// The path in `unix:/path`, if it is one.
+///
+/// # Errors
+/// When the path does not begin at the root, or names no file.
+pub fn unix(text: &str) -> Result<Option<&str>, Wrong> {
+    match text.strip_prefix("unix:") {
+        Some(path) if !path.starts_with('/') || path.ends_with('/') => Err(Wrong::UnixPath),
+        path => Ok(path),
+    }
+}
+
 /// Reads a backend's address and gives it as `host:port`: `127.0.0.1:9000`, `[::1]:9000`,
 /// `app.internal:9000`. Without a port it is port 80; `http://` in front is dropped. A service,
 /// `srv+_http._tcp.app.internal`, has its ports with its records.
@@ -207,10 +218,7 @@ pub fn device(text: &str) -> Result<String, Wrong> {
 /// # Errors
 /// When it has a path, a scheme that is not spoken, or a host or port that cannot be.
 pub fn server(text: &str, tls: bool) -> Result<String, Wrong> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        if !path.starts_with('/') || path.ends_with('/') {
-            return Err(Wrong::UnixPath);
-        }
+    if unix(text)?.is_some() {
         return Ok(text.to_owned());
     }
     if let Some(name) = text.strip_prefix(SERVICE) {

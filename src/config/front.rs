@@ -71,16 +71,17 @@ pub const CLIENT: Table = Table {
 pub const ADMIN: Table = Table {
     header: "[admin]",
     key: "admin",
-    about: "Where programs ask how the proxy is: `/metrics` for Prometheus, `/healthz`, `/readyz`. \
-            Without this table, nowhere.",
+    about: "Where operators and their programs ask how the proxy is: a page at `/`, `/metrics` for \
+            Prometheus, the same as JSON, `/healthz`, `/readyz`. Without this table, nowhere.",
     settings: &[
         Setting {
             name: "address",
             alias: None,
-            takes: Takes::Listen,
+            takes: Takes::ListenOrUnix,
             default: Default::Is("\"127.0.0.1:9180\""),
-            meaning: "Address and port to listen on for that; nothing else is answered there. It takes \
-                      a restart to change it.",
+            meaning: "Address and port to listen on for that, or a Unix socket (`unix:/run/warmline/admin.sock`), \
+                      which its owner and group may use; nothing else is answered there. It takes a \
+                      restart to change it.",
             apache: "`SetHandler server-status`",
             nginx: "`stub_status`",
         },
@@ -89,7 +90,8 @@ pub const ADMIN: Table = Table {
             alias: None,
             takes: Takes::Switch,
             default: Default::Is("false"),
-            meaning: "Whether the address may be one that others than this machine can reach.",
+            meaning: "Whether the address may be one that others than this machine can reach, and asked \
+                      under any name. Otherwise only `localhost` and the address itself are answered to.",
             apache: "`Require`",
             nginx: "`allow`, `deny`",
         },

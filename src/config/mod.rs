@@ -22,6 +22,7 @@ pub mod address;
 mod admin;
 mod client;
 mod closing;
+mod effective;
 mod env;
 mod file;
 mod front;
@@ -40,6 +41,7 @@ pub mod units;
 mod upstreams;
 mod values;
 
+pub use effective::Effective;
 pub(crate) use report::counted;
 pub use report::{Finding, Report, Severity};
 
@@ -50,12 +52,14 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const LARGEST: u64 = 1 << 20;
 
 /// A file without faults.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     /// What it asks for.
     pub settings: server::Settings,
     /// What is odd about it, if anything.
     pub warnings: Report,
+    /// Every setting with its value; `None` where there is no file.
+    pub effective: Option<Effective>,
 }
 
 /// Reads the file at `path`, with `${VAR}` filled in from the environment.
@@ -88,6 +92,7 @@ pub fn parse(
     Ok(Loaded {
         settings,
         warnings: report,
+        effective: Some(Effective::of(root.get_ref(), env)),
     })
 }
 

@@ -96,6 +96,8 @@ pub enum Takes {
     Word(&'static [&'static str]),
     /// An address to listen on.
     Listen,
+    /// The same, or a Unix socket's path.
+    ListenOrUnix,
     /// A backend's address.
     Server,
     /// A list of backends.
@@ -192,6 +194,7 @@ impl Takes {
             Takes::Hosts => "a list of host names",
             Takes::Word(_) => "one of its words",
             Takes::Listen => "an address and port",
+            Takes::ListenOrUnix => "an address and port, or a Unix socket",
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
@@ -256,6 +259,10 @@ impl Takes {
             Takes::Listen => {
                 "\"address:port\", such as \"0.0.0.0:8080\", \"[::]:8080\" or \":8080\"".to_owned()
             }
+            Takes::ListenOrUnix => {
+                "\"address:port\", such as \"127.0.0.1:9180\" or \"[::1]:9180\", or \"unix:/path\""
+                    .to_owned()
+            }
             Takes::Server => "\"host:port\", such as \"127.0.0.1:9000\" or \"[::1]:9000\", \
                               \"unix:/path\", or \"srv+_http._tcp.NAME\""
                 .to_owned(),
@@ -296,7 +303,7 @@ impl Takes {
             Takes::Bytes { .. } => "bytes",
             Takes::Time { .. } | Takes::TimeOrOff { .. } | Takes::ReadTimeout => "time",
             Takes::Word(_) => "word",
-            Takes::Listen | Takes::Server => "address",
+            Takes::Listen | Takes::ListenOrUnix | Takes::Server => "address",
             Takes::Servers | Takes::Addresses | Takes::NameServers | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
@@ -317,6 +324,7 @@ impl Takes {
             | Takes::TimeOrOff { .. }
             | Takes::Word(_)
             | Takes::Listen
+            | Takes::ListenOrUnix
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
@@ -343,6 +351,7 @@ impl Takes {
             | Takes::Hosts
             | Takes::Word(_)
             | Takes::Listen
+            | Takes::ListenOrUnix
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses

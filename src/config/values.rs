@@ -75,6 +75,7 @@ impl Takes {
                     | Takes::Time { .. }
                     | Takes::TimeOrOff { .. }
                     | Takes::Listen
+                    | Takes::ListenOrUnix
             ),
         }
     }

@@ -103,6 +103,7 @@ pub(super) fn listen_ports(facts: &Facts<'_>) -> Vec<Finding> {
         .map(|listener| ("[[listeners]]".to_owned(), listener.address.port()))
         .collect();
     let admin = facts.settings.admin.iter();
+    let admin = admin.filter_map(|admin| admin.address.ip());
     listeners.extend(admin.map(|address| ("[admin]".to_owned(), address.port())));
     for upstream in &facts.settings.upstreams {
         for server in &upstream.servers {

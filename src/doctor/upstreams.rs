@@ -498,7 +498,7 @@ pub(super) fn loopback(facts: &Facts<'_>) -> Vec<Finding> {
 
 pub(super) fn admin(facts: &Facts<'_>) -> Vec<Finding> {
     let finding = match &facts.settings.admin {
-        Some(address) => Finding::fine(format!("Figures are to be had at {address}.")),
+        Some(admin) => Finding::fine(format!("Figures are to be had at {}.", admin.address)),
         None => Finding::advice("There is no [admin] table.")
             .why("Nobody can ask the running proxy for its figures: no `warmline top`, no metrics, and half of these checks.")
             .remedy("[admin]\naddress = \"127.0.0.1:9180\"")

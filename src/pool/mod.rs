@@ -32,7 +32,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::account::PoolTally;
+use crate::account::{Held, PoolTally};
 use crate::keepalive::CloseReason;
 
 pub use common::{Common, Handed};
@@ -146,6 +146,12 @@ impl<C: Connect> Pool<C> {
     /// Closes the idle connections that speak for somebody who has gone: nobody else can use them.
     pub fn end_of(&self, gone: Identity) {
         self.0.end_of(gone, Instant::now());
+    }
+
+    /// Its connections as they are at `now`, at most so many.
+    pub fn connections(&self, now: Instant, most: usize) -> Vec<Held> {
+        let state = self.0.state.borrow();
+        state.connections(now).take(most).collect()
     }
 
     /// Whether nothing is left of it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::account::Counts;
+use crate::account::{Counts, Held};
 use crate::keepalive::{CloseReason, Verdict};
 
 use super::settings::Settings;
@@ -70,6 +70,11 @@ impl PoolState {
     /// How many connections there are and were.
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Every connection there is, as seen at `now`.
+    pub fn connections(&self, now: Instant) -> impl Iterator<Item = Held> + '_ {
+        self.table.iter().map(move |entry| entry.held(now))
     }
 
     /// What is asked for.
@@ -166,9 +171,8 @@ impl PoolState {
             .entry_mut(id)
             .expect("a permission is kept until it is used");
         assert_eq!(entry.phase, Phase::Opening, "{id:?} opened twice");
-        entry.life.opened = now;
-        entry.life.since = now;
-        entry.life.ages_at = ages_at;
+        let life = &mut entry.life;
+        (life.opened, life.since, life.ages_at) = (now, now, ages_at);
         entry.streams = streams;
         entry.phase = Phase::Busy;
         self.counts.opening -= 1;
@@ -221,7 +225,7 @@ impl PoolState {
     pub fn refused(&mut self, id: ConnId) {
         let entry = self.leased_mut(id);
         entry.streams = (entry.leases - 1).max(1).min(entry.streams);
-        if matches!(entry.phase, Phase::Free { .. }) {
+        if entry.is_free() {
             self.table.unlink(id.index);
         }
     }
@@ -461,10 +465,8 @@ impl PoolState {
             }
             if let Some(limit) = self.settings.keep_alive.max_requests {
                 let most = limit.get().saturating_add(1);
-                assert!(
-                    entry.streams > 1 || entry.life.exchanges <= most,
-                    "{entry:?}"
-                );
+                let is_within = entry.streams > 1 || entry.life.exchanges <= most;
+                assert!(is_within, "{entry:?}");
             }
         }
         let counts = &self.counts;
@@ -556,7 +558,6 @@ impl PoolState {
         }
     }
 
-    /// Puts a connection into the list, where its time puts it: mostly first.
     fn park(&mut self, index: u32) {
         let entry = &self.table[index];
         if entry.leases == 0 {
@@ -591,10 +592,8 @@ impl PoolState {
 
     /// How long a connection may wait.
     fn limit(&self, entry: &Entry) -> Duration {
-        match self.learned {
-            Some(theirs) => entry.life.idle_limit.min(self.settings.idle_limit(theirs)),
-            None => entry.life.idle_limit,
-        }
+        let learned = self.learned.map(|theirs| self.settings.idle_limit(theirs));
+        entry.life.idle_limit.min(learned.unwrap_or(Duration::MAX))
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 
+use crate::account::{Held, Stage};
 use crate::keepalive::CloseReason;
 
 use super::words::{Free, Identity};
@@ -250,6 +251,25 @@ impl Entry {
         match self.leases {
             0 => now.saturating_duration_since(self.life.since),
             _ => Duration::ZERO,
+        }
+    }
+
+    /// What an onlooker sees of it.
+    pub(super) fn held(&self, now: Instant) -> Held {
+        let stage = match self.phase {
+            Phase::Opening => Stage::Opening,
+            Phase::Busy | Phase::Free { .. } if self.leases > 0 => Stage::Leased,
+            Phase::Busy | Phase::Free { .. } => Stage::Idle,
+        };
+        Held {
+            stage,
+            exchanges: self.life.exchanges,
+            age: now.saturating_duration_since(self.life.opened),
+            idle: if stage == Stage::Idle {
+                self.waited_at(now)
+            } else {
+                Duration::ZERO
+            },
         }
     }
 

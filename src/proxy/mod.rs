@@ -47,6 +47,7 @@ pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
 pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
 pub use record::{Ear, Ears};
+pub use upstream::PoolView;
 
 /// One worker's half of the proxy: the routes, and its own connections to every backend.
 pub struct Proxy {
@@ -99,6 +100,15 @@ impl Proxy {
         self.upstreams
             .iter()
             .flat_map(|upstream| upstream.backends())
+    }
+
+    /// The connections to all backends, at most so many for each.
+    pub fn connections(&self, most: usize) -> Vec<PoolView> {
+        let now = Instant::now();
+        let upstreams = self.upstreams.iter();
+        upstreams
+            .flat_map(|upstream| upstream.views(now, most))
+            .collect()
     }
 
     /// Closes idle backend connections now, the others after their exchange.

@@ -8,7 +8,7 @@ use http::header::HeaderValue;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::account::PoolTally;
+use crate::account::{Held, PoolTally};
 use crate::backend::{self, Connector};
 use crate::balance::Balance;
 use crate::client::Conn;
@@ -20,6 +20,17 @@ use super::body::{BackendLease, RequestBody};
 use super::failure::Failure;
 use super::layout::{ServerCommon, Target, UpstreamPlan};
 use super::record::Record;
+
+/// One worker's connections to one backend, for who looks at them.
+#[derive(Clone, Debug)]
+pub struct PoolView {
+    /// The upstream's name.
+    pub upstream: String,
+    /// The backend's address.
+    pub backend: BackendAddr,
+    /// Its connections.
+    pub connections: Vec<Held>,
+}
 
 /// One upstream as one worker sees it.
 pub(super) struct Upstream {
@@ -78,6 +89,15 @@ impl Upstream {
     /// Its backends.
     pub(super) fn backends(&self) -> &[Rc<Backend>] {
         &self.backends
+    }
+
+    /// The connections to its backends at `now`, at most so many for each.
+    pub(super) fn views(&self, now: Instant, most: usize) -> impl Iterator<Item = PoolView> {
+        self.backends.iter().map(move |backend| PoolView {
+            upstream: self.settings().name.clone(),
+            backend: backend.address().clone(),
+            connections: backend.pool.connections(now, most),
+        })
     }
 
     /// Closes idle backend connections now, the others after their exchange.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::account::{LineFigures, PoolFigures};
+use crate::account::{Arm, LineFigures, PoolFigures};
 use crate::net::{BackendAddr, PortRange};
 use crate::proxy::{ServerCommon, Share, UpstreamPlan};
 
@@ -12,6 +12,8 @@ use crate::proxy::{ServerCommon, Share, UpstreamPlan};
 pub struct UpstreamFigures {
     /// Its name.
     pub name: String,
+    /// How its connections are used.
+    pub arm: Arm,
     /// The ports that its connections are confined to, if they are.
     pub source_ports: Option<PortRange>,
     /// The ports that a NAT on the way has towards each of its backends; 0: there is none.
@@ -126,12 +128,18 @@ impl Book {
                 Some(known) => old.remove(known),
                 None => UpstreamFigures {
                     name: name.clone(),
+                    arm: Arm::Pooled,
                     source_ports: None,
                     snat_ports: 0,
                     backends: Vec::new(),
                     leaving: Vec::new(),
                     gone: PoolFigures::default(),
                 },
+            };
+            figures.arm = if plan.settings.pool.keeps() {
+                Arm::Pooled
+            } else {
+                Arm::Short
             };
             figures.source_ports = plan.settings.sockets.source_ports;
             figures.snat_ports = plan.settings.snat_ports;

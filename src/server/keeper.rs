@@ -309,7 +309,7 @@ impl Keeper {
             }
         }
         self.upstreams = upstreams;
-        let (workers, admin) = (self.settings.workers, self.settings.admin);
+        let (workers, admin) = (self.settings.workers, self.settings.admin.clone());
         let access_log = self.settings.access_log.take();
         self.settings = Settings {
             workers,

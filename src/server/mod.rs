@@ -1,5 +1,6 @@
 //! The whole proxy: what is asked for, its workers, its end.
 
+mod admin;
 mod change;
 mod figures;
 mod keeper;
@@ -12,19 +13,28 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::account::{Departures, FrontFigures, FrontTally, Tallies};
 use crate::lookup::LookUpError;
 use crate::net::{ListenError, OptionError, Tls, TlsError};
+use crate::proxy::PoolView;
 use crate::route::{RouteSettings, Router};
-use crate::worker::{self, Orders, Plan, Room};
+use crate::worker::{self, Look, Orders, Plan, Room};
 use crate::{backend, client, log};
 
 use figures::Book;
 use keeper::Reload;
 
+pub use admin::{AdminAddress, AdminSettings};
 pub use change::{Changes, Moves, UpstreamChange};
 pub use figures::UpstreamFigures;
+
+/// How many may want to see a worker's connections at once.
+const LOOKS: usize = 8;
+
+/// How long a worker may take to show its connections.
+const LOOK_WITHIN: Duration = Duration::from_millis(250);
 
 /// Everything a proxy is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +58,7 @@ pub struct Settings {
     /// Default: none. Source: Apache httpd 2.4, event MPM, `MaxRequestWorkers`; `HAProxy`, `maxconn`.
     pub max_clients: Option<NonZeroU32>,
     /// Where its figures can be asked for; `None` is nowhere. It takes a restart to change it.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<AdminSettings>,
     /// Where each exchange is logged; `None` is nowhere. It takes a restart to change it.
     pub access_log: Option<log::Settings>,
     /// The addresses it listens on.
@@ -188,7 +198,8 @@ impl Server {
             0 => thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        let (mut control, keeper, orders) = keep(settings, workers)?;
+        let (lookers, looks): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(LOOKS)).unzip();
+        let (mut control, keeper, orders) = keep(settings, workers, lookers)?;
         let (log, sinks) = access_log(settings, workers)?;
         control.log = log.as_ref().map(log::Log::handle);
         let mut sinks = sinks.into_iter();
@@ -199,11 +210,12 @@ impl Server {
             control,
             orders,
         };
-        for number in 0..workers {
+        for (number, looks) in looks.into_iter().enumerate() {
             let plan = Plan {
                 front: Arc::clone(&server.control.fronts[number]),
                 room: Arc::clone(&server.control.room),
                 number,
+                looks,
                 log: sinks.next(),
                 orders: server.orders.clone(),
                 stop: server.control.stop.subscribe(),
@@ -301,16 +313,21 @@ fn access_log(
 fn keep(
     settings: &Settings,
     workers: usize,
+    lookers: Vec<mpsc::Sender<Look>>,
 ) -> Result<(Control, JoinHandle<()>, watch::Receiver<Arc<Orders>>), StartError> {
     let (reloads, asked) = mpsc::unbounded_channel();
     let (started, first) = std_mpsc::sync_channel(1);
-    let departures = settings.admin.map(|_| Arc::new(Departures::new(workers)));
+    let departures = settings
+        .admin
+        .as_ref()
+        .map(|_| Arc::new(Departures::new(workers)));
     let control = Control {
         stop: watch::Sender::new(false),
         reloads,
         book: Arc::default(),
         departures: departures.clone(),
         room: Arc::new(Room::new(workers)),
+        lookers: lookers.into(),
         fronts: (0..workers).map(|_| Arc::default()).collect(),
         log: None,
     };
@@ -345,6 +362,8 @@ pub struct Control {
     /// Noted if there is somebody to be told: with [`Settings::admin`].
     departures: Option<Arc<Departures>>,
     room: Arc<Room>,
+    /// To each worker: who wants to see its connections.
+    lookers: Arc<[mpsc::Sender<Look>]>,
     fronts: Vec<Arc<FrontTally>>,
     log: Option<log::Handle>,
 }
@@ -378,6 +397,28 @@ impl Control {
             front.add_to(&mut sum);
         }
         sum
+    }
+
+    /// Every worker's connections to backends, by the worker's number. Of a worker that does not
+    /// answer soon there are none.
+    ///
+    /// # Cancellation
+    /// Nobody is told.
+    pub async fn connections(&self) -> Vec<(usize, Vec<PoolView>)> {
+        let ask = |(number, looker): (usize, &mpsc::Sender<Look>)| {
+            let (answer, answered) = oneshot::channel();
+            looker.try_send(Look { answer }).ok()?;
+            Some((number, answered))
+        };
+        let asked: Vec<_> = self.lookers.iter().enumerate().filter_map(ask).collect();
+        let end = Instant::now() + LOOK_WITHIN;
+        let mut seen = Vec::new();
+        for (number, answered) in asked {
+            if let Ok(Ok(pools)) = timeout_at(end, answered).await {
+                seen.push((number, pools));
+            }
+        }
+        seen
     }
 
     /// What became of the access log's lines, if there is one.

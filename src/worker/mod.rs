@@ -1,6 +1,7 @@
 //! A core's share of the proxy: one thread, one event loop, its own listeners, pools and clients.
 
 mod clients;
+mod look;
 mod parking;
 mod room;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 use tracing::{debug, error, warn};
@@ -26,6 +27,7 @@ use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
 use crate::proxy::{Ear, Ears, Layout, Proxy};
 
 use clients::Clients;
+pub use look::Look;
 use parking::Left;
 pub use room::Room;
 
@@ -59,6 +61,8 @@ pub struct Plan {
     pub orders: watch::Receiver<Arc<Orders>>,
     /// Turns to true when the worker is to stop.
     pub stop: watch::Receiver<bool>,
+    /// Who wants to see its connections.
+    pub looks: mpsc::Receiver<Look>,
     /// For how many clients there is room.
     pub room: Arc<Room>,
     /// Where its exchanges are logged, if they are.
@@ -125,6 +129,7 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
         let door = Rc::clone(&door);
         async move { door.clients.give_way().await }
     });
+    let looking = spawn_local(look::answer(plan.looks, Rc::clone(&door)));
     let taking_up = spawn_local(take_up(Rc::clone(&door)));
     // An error means that whoever could stop us has gone.
     let _ = plan.stop.wait_for(|stop| *stop).await;
@@ -141,6 +146,7 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     let bound = plan.orders.borrow().shutdown_timeout;
     door.proxy.borrow().drain();
     door.clients.drain(bound).await;
+    looking.abort();
     taking_up.abort();
     ringing.abort();
     if let Some(flushing) = flushing {

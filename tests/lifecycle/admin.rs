@@ -1,18 +1,32 @@
 //! What an operator's programs are told: is it well, is it ready, what does it count.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 
+use serde_json::Value;
 use warmline::admin::Admin;
+use warmline::server::{AdminAddress, AdminSettings};
 
+use crate::program::Program;
 use crate::proxy::{GET, Proxy, ask, ms};
 use crate::support::client::{Client, get};
 use crate::support::scripted::{Backend, Gate, Refusing};
 use crate::support::{PATIENCE, local, wait_until};
 
+/// The admin listener of a proxy, on a port of its own.
+pub struct Listening(Admin);
+
+impl Listening {
+    pub fn address(&self) -> SocketAddr {
+        self.0.address().ip().unwrap()
+    }
+}
+
 /// Its admin listener.
-pub fn admin(proxy: &Proxy) -> Admin {
+pub fn admin(proxy: &Proxy) -> Listening {
     let server = proxy.server();
-    Admin::start(local(0), server.control(), server.addresses()).unwrap()
+    Listening(Admin::start(local(0), server.control(), server.addresses()).unwrap())
 }
 
 /// The figure that stands on the page under this name and these labels.
@@ -145,7 +159,9 @@ fn told_in_the_document(name: &str) -> Option<&'static str> {
 #[test]
 fn the_document_says_of_each_family_what_the_page_says() {
     let backend = Backend::numbered();
-    let proxy = Proxy::start(backend.addr, |settings| settings.admin = Some(local(0)));
+    let proxy = Proxy::start(backend.addr, |settings| {
+        settings.admin = Some(local(0).into())
+    });
     let admin = admin(&proxy);
     let mut page = String::new();
     wait_until(PATIENCE, "the kernel's figures", || {
@@ -328,12 +344,280 @@ fn nothing_else_is_answered_there() {
     let proxy = Proxy::start(backend.addr, |_| {});
     let admin = admin(&proxy);
     assert_eq!(get(admin.address(), "/").status, 200);
-    assert_eq!(get(admin.address(), "/other").status, 404);
+    let other = get(admin.address(), "/other");
+    assert_eq!(other.status, 404);
+    for path in ["/metrics", "/snapshot", "/events", "/healthz"] {
+        assert!(other.text().contains(path), "{}", other.text());
+    }
     let mut client = Client::connect(admin.address());
-    client.send("POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    client.send("POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
     let response = client.response();
     assert_eq!(response.status, 405);
     assert_eq!(response.header("Allow"), Some("GET, HEAD"));
     assert!(backend.requests().is_empty());
     assert!(client.end_within(ms(1)) != crate::support::client::Ended::Reset);
+}
+
+fn json(admin: SocketAddr, path: &str) -> Value {
+    let response = get(admin, path);
+    assert_eq!(response.status, 200, "{path}");
+    assert_eq!(response.header("Content-Type"), Some("application/json"));
+    serde_json::from_slice(&response.body).unwrap()
+}
+
+#[test]
+fn the_snapshot_has_the_pools_each_connection_the_states_and_the_ports() {
+    let backend = Backend::numbered();
+    let proxy = Proxy::start(backend.addr, |_| {});
+    let admin = admin(&proxy);
+    let mut client = proxy.client();
+    for _ in 0..5 {
+        assert_eq!(ask(&mut client, GET).status, 200);
+    }
+    let mut all = Value::Null;
+    wait_until(PATIENCE, "the kernel's figures, and a rate", || {
+        all = json(admin.address(), "/snapshot");
+        let upstream = &all["upstreams"][0];
+        let towards = &upstream["backends"][0]["states"]["towards"];
+        towards["ESTABLISHED"] == 1 && upstream["requests_per_second"].is_number()
+    });
+    assert_eq!(all["clients"]["open"], 1);
+    assert_eq!(
+        (&all["workers"], &all["stopping"]),
+        (&1.into(), &false.into())
+    );
+    let upstream = &all["upstreams"][0];
+    assert_eq!(upstream["name"], "app");
+    assert_eq!(upstream["arm"], "pooled");
+    let of = &upstream["backends"][0];
+    assert_eq!(of["address"], backend.addr.to_string());
+    for (key, value) in [
+        ("requests_total", 5),
+        ("connects_total", 1),
+        ("reuses_total", 4),
+    ] {
+        assert_eq!(of[key], value, "{key}");
+    }
+    let cells = of["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 1);
+    assert_eq!(
+        (&cells[0]["state"], &cells[0]["requests"]),
+        (&"idle".into(), &5.into())
+    );
+    assert_eq!(cells[0]["worker"], 0);
+    let [age, idle] = ["age_seconds", "idle_seconds"].map(|key| cells[0][key].as_f64().unwrap());
+    assert!(age >= idle && age < PATIENCE.as_secs_f64(), "{age} {idle}");
+    let lane = &of["ports"][0];
+    let sum: u64 = ["in_use", "time_wait", "left"]
+        .iter()
+        .map(|key| lane[key].as_u64().unwrap())
+        .sum();
+    assert_eq!(lane["ports"], sum);
+    assert_eq!(all["listeners"][0]["address"], proxy.addr.to_string());
+    assert_eq!(all["listeners"][0]["states"]["ESTABLISHED"], 1);
+    assert!(all["census"]["seconds"].is_number());
+
+    // The parts have the same, each its own.
+    for (path, key, other) in [
+        ("/pools", "cells", "states"),
+        ("/states", "states", "ports"),
+        ("/ports", "ports", "cells"),
+    ] {
+        let part = json(admin.address(), path);
+        let of = &part["upstreams"][0]["backends"][0];
+        assert!(!of[key].is_null() && of[other].is_null(), "{path}: {part}");
+    }
+    let past = json(admin.address(), "/history");
+    let past = &past["upstreams"][0];
+    let points = past["time"].as_array().unwrap().len();
+    assert!(points > 0);
+    for list in ["requests_per_second", "connects_per_second"] {
+        assert_eq!(past[list].as_array().unwrap().len(), points);
+    }
+}
+
+#[test]
+fn a_connection_in_use_is_shown_as_such() {
+    let gate = Gate::new();
+    let backend = Backend::start({
+        let gate = gate.clone();
+        move |mut conn| {
+            conn.request();
+            conn.pause(&gate);
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let proxy = Proxy::start(backend.addr, |_| {});
+    let admin = admin(&proxy);
+    let mut client = proxy.client();
+    client.send(GET);
+    gate.wait_reached(1);
+    let pools = json(admin.address(), "/pools");
+    let cells = &pools["upstreams"][0]["backends"][0]["cells"];
+    assert_eq!(cells[0]["state"], "leased", "{pools}");
+    assert_eq!(
+        (&cells[0]["requests"], &cells[0]["idle_seconds"]),
+        (&1.into(), &0.0.into())
+    );
+    gate.open();
+    assert_eq!(client.response().status, 200);
+}
+
+/// The snapshots that come over a connection that follows the events.
+struct Events {
+    stream: std::net::TcpStream,
+    text: String,
+}
+
+impl Events {
+    fn follow(admin: SocketAddr) -> Events {
+        let mut stream = std::net::TcpStream::connect(admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+            .write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        Events {
+            stream,
+            text: String::new(),
+        }
+    }
+
+    /// Reads until there is `wanted`; the text so far.
+    fn read_until(&mut self, wanted: &str) -> &str {
+        let mut bytes = [0; 4096];
+        while !self.text.contains(wanted) {
+            let length = self.stream.read(&mut bytes).unwrap();
+            assert!(length > 0, "it ended: {}", self.text);
+            self.text += &String::from_utf8_lossy(&bytes[..length]);
+        }
+        &self.text
+    }
+}
+
+#[test]
+fn events_are_told_every_second_to_those_who_follow_and_to_no_more_than_sixteen() {
+    let backend = Backend::numbered();
+    let proxy = Proxy::start(backend.addr, |_| {});
+    let admin = admin(&proxy);
+    let mut followers: Vec<_> = (0..16).map(|_| Events::follow(admin.address())).collect();
+    for follower in &mut followers {
+        let head = follower.read_until("\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("text/event-stream"), "{head}");
+    }
+    let refused = get(admin.address(), "/events");
+    assert_eq!(refused.status, 503);
+    assert!(refused.text().contains("16"), "{}", refused.text());
+
+    assert_eq!(ask(&mut proxy.client(), GET).status, 200);
+    followers[0].read_until("\"requests_total\":1");
+    let events = followers[0].text.matches("data: {").count();
+    assert!(events > 1, "{events}");
+
+    // One who leaves makes room.
+    drop(followers.pop());
+    wait_until(PATIENCE, "room for another", || {
+        let mut events = Events::follow(admin.address());
+        let head = events.read_until("\r\n\r\n");
+        head.starts_with("HTTP/1.1 200")
+    });
+}
+
+#[test]
+fn only_requests_for_this_machine_are_answered_unless_it_is_public() {
+    let backend = Backend::numbered();
+    let proxy = Proxy::start(backend.addr, |_| {});
+    let server = proxy.server();
+    for public in [false, true] {
+        let settings = AdminSettings {
+            address: AdminAddress::Ip(local(0)),
+            public,
+        };
+        let admin = Admin::start(settings, server.control(), server.addresses()).unwrap();
+        let address = admin.address().ip().unwrap();
+        let status = |head: &str| {
+            let mut client = Client::connect(address);
+            client.send(format!("GET {head}\r\n\r\n"));
+            client.response().status
+        };
+        let other = if public { 200 } else { 421 };
+        for (head, wanted) in [
+            ("/healthz HTTP/1.1\r\nHost: localhost".to_owned(), 200),
+            (format!("/healthz HTTP/1.1\r\nHost: {address}"), 200),
+            ("/healthz HTTP/1.0".to_owned(), 200),
+            ("/healthz HTTP/1.1\r\nHost: evil.example".to_owned(), other),
+            (
+                "/snapshot HTTP/1.1\r\nHost: evil.example:9180".to_owned(),
+                other,
+            ),
+            (
+                "http://evil.example/healthz HTTP/1.1\r\nHost: localhost".to_owned(),
+                other,
+            ),
+            ("/healthz HTTP/1.1\r\nHost: \u{e9}".to_owned(), other),
+        ] {
+            assert_eq!(status(&head), wanted, "{head} public={public}");
+        }
+        let cross = "/events HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site";
+        assert_eq!(status(cross), 403);
+    }
+}
+
+#[test]
+fn a_unix_socket_is_one_too() {
+    let backend = Backend::numbered();
+    let proxy = Proxy::start(backend.addr, |_| {});
+    let server = proxy.server();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    let settings = || AdminSettings {
+        address: AdminAddress::Unix(path.clone()),
+        public: false,
+    };
+    let admin = Admin::start(settings(), server.control(), server.addresses()).unwrap();
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"),
+        "{answer}"
+    );
+    let second = Admin::start(settings(), server.control(), server.addresses());
+    let error = second.err().unwrap().to_string();
+    assert_eq!(error, "another process listens there");
+    drop(admin);
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_settings_in_effect_are_shown_and_again_after_a_reload() {
+    let backend = Backend::numbered();
+    let file = |timeout: &str, admin: u16| {
+        format!(
+            "[server]\nworkers = 1\n[admin]\naddress = \"127.0.0.1:{admin}\"\n\
+             [[listeners]]\naddress = \"127.0.0.1:0\"\n[upstreams.app]\n\
+             servers = [\"{}\"]\nkeep_alive_timeout = \"{timeout}\"\n",
+            backend.addr
+        )
+    };
+    let program = Program::with_file(&file("7s", 0));
+    program.wait_for_log("admin on http://");
+    let log = program.log();
+    let address = log.split("admin on http://").nth(1).unwrap();
+    let address: SocketAddr = address.split_whitespace().next().unwrap().parse().unwrap();
+    let shown = || json(address, "/config");
+    let timeout =
+        |shown: &Value| shown["upstreams"][0]["settings"]["keep_alive_timeout"]["value"].clone();
+    let before = shown();
+    assert_eq!(timeout(&before), "7s");
+    assert_eq!(before["server"]["workers"]["value"], 1);
+    assert_eq!(before["client"]["timeout"]["default"], true);
+    program.reload(&file("9s", 1));
+    wait_until(PATIENCE, "the new settings", || timeout(&shown()) == "9s");
+    // That takes a restart.
+    assert_eq!(shown()["admin"], before["admin"]);
 }

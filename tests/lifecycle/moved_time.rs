@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, advance, sleep_until};
 use warmline::account::PoolTally;
@@ -132,6 +132,7 @@ pub fn in_moved_time(
             number: 0,
             orders: ordered,
             stop: stopped,
+            looks: mpsc::channel(1).1,
             room: Arc::new(Room::new(1)),
             log: None,
             front: Arc::default(),

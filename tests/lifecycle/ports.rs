@@ -215,7 +215,7 @@ fn each_time_wait_is_told_by_what_left_it() {
         let backend = Backend::numbered();
         let start = |keep_alive: bool| {
             let proxy = Proxy::start(backend.addr, |settings| {
-                settings.admin = Some(local(0));
+                settings.admin = Some(local(0).into());
                 settings.client.keep_alive = kept(NEVER, 0);
                 settings.upstreams[0].pool.keep_alive.enabled = keep_alive;
                 settings.upstreams[0].closing.short = ShortMode::ProxyCloses;

@@ -279,5 +279,7 @@ fn says_close(head: &str, status: u16, headers: &[(String, String)]) -> bool {
 
 /// One GET on a connection of its own.
 pub fn get(addr: SocketAddr, path: &str) -> RawResponse {
-    Client::connect(addr).get(path)
+    let mut client = Client::connect(addr);
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n\r\n"));
+    client.response()
 }

@@ -6,6 +6,7 @@
 //! - [`proxy::TestProxy`]: the proxy under test, or with [`proxy::Program`] the program itself;
 //! - [`http2::Http2`]: the same for HTTP/2;
 //! - [`certs::Authority`]: certificates that nobody else trusts;
+//! - [`chromedriver::Browser`]: a real browser;
 //! - [`client::Client`]: bytes out, bytes in; [`curl`] where a real client is wanted.
 //!
 //! All of it is blocking and runs on threads of its own, so that it works beside any runtime; from a
@@ -24,6 +25,7 @@
 )]
 
 pub mod certs;
+pub mod chromedriver;
 pub mod client;
 pub mod dns;
 pub mod http2;

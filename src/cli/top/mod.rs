@@ -20,8 +20,9 @@ use tokio::runtime::Builder;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::TopArgs;
-use super::admin_client::{self, AdminAddress};
+use super::admin_client;
 use super::stop::Stop;
+use crate::server::AdminAddress;
 use draw::{Palette, draw};
 use snapshot::Snapshot;
 use view::{Key, View};
