@@ -51,7 +51,9 @@ impl Page {
         if self.since.elapsed().as_secs() > 30 {
             *self = Page::of(self.admin);
         }
-        let response = self.client.get("/metrics");
+        self.client
+            .send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let response = self.client.response();
         assert_eq!(response.status, 200);
         response.text()
     }
