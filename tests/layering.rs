@@ -43,8 +43,13 @@ const PURE: &[&str] = &[
     "census/state.rs",
     "census/survey.rs",
     "cli/tables.rs",
+    "cli/top/columns.rs",
+    "cli/top/draw.rs",
+    "cli/top/snapshot.rs",
+    "cli/top/view.rs",
     "compare/picture.rs",
     "config/",
+    "doctor/",
     "headroom/",
     "json.rs",
     "keepalive.rs",
@@ -116,7 +121,14 @@ const SOCKETS: &[&str] = &[
 
 /// Where sockets may be touched.
 const HAS_SOCKETS: &[&str] = &[
-    "admin/", "backend/", "census/", "client/", "compare/", "net/", "worker/",
+    "admin/",
+    "backend/",
+    "census/",
+    "cli/admin_client.rs",
+    "client/",
+    "compare/",
+    "net/",
+    "worker/",
 ];
 
 /// Each module, and the modules it imports: exactly these.
@@ -153,9 +165,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "client",
             "compare",
             "config",
+            "doctor",
             "headroom",
             "json",
             "keepalive",
+            "net",
             "quantity",
             "route",
             "server",
@@ -176,6 +190,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "pool",
             "route",
             "server",
+        ],
+    ),
+    (
+        "doctor",
+        &[
+            "backend", "census", "headroom", "lookup", "net", "quantity", "server",
         ],
     ),
     ("headroom", &["census", "quantity"]),

@@ -24,7 +24,7 @@ use super::warning::Warnings;
 /// How often the kernel is asked, unless that takes long.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Of the time at most this part: a dump of 50 ms is taken every 5 s.
+/// Of a core at most this part: a sample that takes 50 ms of CPU is taken every 5 s.
 const SHARE: u32 = 100;
 
 /// The longest there is between two, and how often one that fails is tried.
@@ -180,6 +180,7 @@ impl Looker {
             departures,
         } = watched;
         let began = Instant::now();
+        let cpu_before = cpu_time();
         let since = self.last.map_or(Duration::ZERO, |last| began - last);
         let addresses = backends.iter().map(|backend| backend.address);
         let all: Vec<_> = addresses.chain(listeners.iter().copied()).collect();
@@ -237,7 +238,7 @@ impl Looker {
         }
         self.last = Some(began);
         self.samples += 1;
-        let took = began.elapsed();
+        let cpu = cpu_time();
         Ok(Sample {
             census,
             listeners: listeners.clone(),
@@ -247,9 +248,10 @@ impl Looker {
             counters,
             ports: limits.map(|limits| limits.given(&listened).count()),
             samples: self.samples,
-            cpu: cpu_time(),
-            took,
-            period: period(took),
+            cpu,
+            took: began.elapsed(),
+            // Not by the time that passes: on a busy machine that says how busy it is.
+            period: period(cpu.saturating_sub(cpu_before)),
         })
     }
 }
@@ -281,9 +283,9 @@ fn cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
-/// How long until the next, if one takes so long.
-fn period(took: Duration) -> Duration {
-    (took * SHARE).clamp(PERIOD, LONGEST)
+/// How long until the next, if one takes so much CPU time.
+fn period(cpu: Duration) -> Duration {
+    (cpu * SHARE).clamp(PERIOD, LONGEST)
 }
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ where
         waker: Waker::from(Arc::clone(&gate)),
         gate,
         exit: Exit::new(port),
+        origin,
     });
     // Only now does hyper say that it is ready: it may be parked before its task runs.
     carrier.advance();
@@ -63,7 +64,6 @@ where
         sender,
         socket,
         carrier,
-        origin,
         in_exchange: Cell::new(false),
     }
 }
@@ -81,7 +81,6 @@ pub struct Conn<B: Body + 'static> {
     sender: SendRequest<B>,
     socket: Rc<Socket>,
     carrier: Rc<Carrier<B>>,
-    origin: Origin,
     /// A request was sent whose response has not been read to its end.
     in_exchange: Cell<bool>,
 }
@@ -93,7 +92,7 @@ where
 {
     /// What is known of it from its beginning on.
     pub(super) fn origin(&self) -> Origin {
-        self.origin
+        self.carrier.origin
     }
 
     /// Its socket.
@@ -176,7 +175,7 @@ where
         }
         let socket = Rc::clone(&self.socket);
         let port = self.carrier.exit.take_port();
-        let origin = self.origin;
+        let origin = self.carrier.origin;
         drop(stream);
         drop(self);
         let wire = Socket::depart(socket).expect("an idle connection has no third handle");
@@ -234,6 +233,7 @@ struct Carrier<B: Body + 'static> {
     waker: Waker,
     /// How it is to be closed, once that is decided.
     exit: Exit,
+    origin: Origin,
 }
 
 impl<B> Carrier<B>

@@ -243,7 +243,6 @@ pub struct RelayBody {
     record: Record,
 }
 
-#[expect(clippy::large_enum_variant, reason = "most responses are relayed")]
 enum Inner {
     Text(Option<Bytes>),
     Relay(Relay),

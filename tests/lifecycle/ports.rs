@@ -51,8 +51,8 @@ impl Page {
         if self.since.elapsed().as_secs() > 30 {
             *self = Page::of(self.admin);
         }
-        self.client
-            .send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", self.admin);
+        self.client.send(head);
         let response = self.client.response();
         assert_eq!(response.status, 200);
         response.text()
@@ -87,6 +87,24 @@ impl Page {
     }
 }
 
+/// 200 ports, below what is listened on. Dropped, there are others again: the backend's end takes one.
+struct NarrowRange;
+
+impl NarrowRange {
+    const FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+    fn new() -> NarrowRange {
+        fs::write(NarrowRange::FILE, "20000 20199").unwrap();
+        NarrowRange
+    }
+}
+
+impl Drop for NarrowRange {
+    fn drop(&mut self) {
+        let _ = fs::write(NarrowRange::FILE, "32768 60999");
+    }
+}
+
 #[test]
 fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
     in_network_of_its_own(
@@ -95,12 +113,10 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
             let backend = Backend::numbered();
             let text = config("127.0.0.1:0", backend.addr, "")
                 + "keep_alive = false\nshort_mode = \"proxy-closes\"\n\
-                   [client]\nmax_keep_alive_requests = 0\n\
+                   [client]\nmax_keep_alive_requests = 0\nkeep_alive_timeout = \"60s\"\n\
                    [admin]\naddress = \"127.0.0.1:0\"\n";
             let program = Program::with_file(&text);
-            // Below what is listened on.
-            let range = "/proc/sys/net/ipv4/ip_local_port_range";
-            fs::write(range, "20000 20199").unwrap();
+            let _narrow = NarrowRange::new();
             let mut admin = Page::of(admin_of(&program));
             let lane = format!("{{source=\"127.0.0.1\",backend=\"{}\"}}", backend.addr);
             let left = format!("warmline_local_ports_left{lane}");
@@ -125,8 +141,11 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
                 response.text()
             );
             let of = format!("upstream=\"app\",backend=\"{}\"", backend.addr);
-            let failures = format!("warmline_backend_connect_failures_total{{{of}}}");
-            assert!(admin.figure(&failures) >= Some(1.0));
+            let failures =
+                format!("warmline_backend_connect_failures_total{{{of},reason=\"no_local_port\"}}");
+            wait_until(PATIENCE, "the failure to be counted", || {
+                admin.figure(&failures) >= Some(1.0)
+            });
 
             // Each of them is known.
             let short = format!(
@@ -158,6 +177,41 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
                 .find(|line| line.contains("no local port is left towards"));
             let failed = failed.unwrap_or_else(|| panic!("no such line in {log}"));
             assert!(failed.contains("keep_alive = true saves ports"), "{failed}");
+        },
+    );
+}
+
+#[test]
+fn time_waits_that_are_missing_are_told_of_with_the_cause() {
+    in_network_of_its_own(
+        "ports::time_waits_that_are_missing_are_told_of_with_the_cause",
+        || {
+            let most = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
+            fs::write(most, "100").unwrap();
+            let backend = Backend::numbered();
+            let text = config("127.0.0.1:0", backend.addr, "")
+                + "keep_alive = false\nshort_mode = \"proxy-closes\"\n\
+                   [client]\nmax_keep_alive_requests = 0\nkeep_alive_timeout = \"60s\"\n\
+                   [admin]\naddress = \"127.0.0.1:0\"\n";
+            let program = Program::with_file(&text);
+            let mut admin = Page::of(admin_of(&program));
+            let mut client = program.client();
+            for _ in 0..300 {
+                assert_eq!(ask(&mut client, GET).status, 200);
+            }
+            let of = format!("upstream=\"app\",backend=\"{}\"", backend.addr);
+            admin.wait_for(
+                &format!("warmline_time_wait_expected_sockets{{{of}}}"),
+                300.0,
+            );
+            let found = format!("warmline_time_wait_found_sockets{{{of}}}");
+            assert!(admin.figure(&found) <= Some(100.0));
+            assert!(ss(backend.addr) <= 100);
+            let overflows = admin.figure("warmline_kernel_time_wait_overflows_total");
+            assert!(overflows >= Some(200.0), "{overflows:?}");
+            program.wait_for_log("net.ipv4.tcp_max_tw_buckets is reached");
+            let log = program.log();
+            assert!(log.contains("of 300 connections to backends"), "{log}");
         },
     );
 }
