@@ -160,11 +160,7 @@ fn told_in_the_document(name: &str) -> Option<&'static str> {
 fn the_document_says_of_each_family_what_the_page_says() {
     let backend = Backend::numbered();
     let proxy = Proxy::start(backend.addr, |settings| {
-<<<<<<< HEAD
-        settings.admin = Some(local(0).into())
-=======
         settings.admin = Some(local(0).into());
->>>>>>> main
     });
     let admin = admin(&proxy);
     let mut page = String::new();
