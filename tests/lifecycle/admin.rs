@@ -455,10 +455,8 @@ fn a_connection_in_use_is_shown_as_such() {
     let pools = json(admin.address(), "/pools");
     let cells = &pools["upstreams"][0]["backends"][0]["cells"];
     assert_eq!(cells[0]["state"], "leased", "{pools}");
-    assert_eq!(
-        (&cells[0]["requests"], &cells[0]["idle_seconds"]),
-        (&1.into(), &0.0.into())
-    );
+    assert_eq!(cells[0]["requests"], 1);
+    assert_eq!(cells[0]["idle_seconds"].as_f64(), Some(0.0));
     gate.open();
     assert_eq!(client.response().status, 200);
 }
