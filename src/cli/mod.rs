@@ -219,8 +219,8 @@ pub struct PlanArgs {
 /// HTTP/1.1 without TLS. Without `--rate` each connection sends its next request when the last one is answered.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
-    /// Where to
-    #[arg(value_name = "http://HOST[:PORT][/PATH]", value_parser = Target::read as fn(&str) -> Result<Target, Wrong>)]
+    /// Where to: http, a host or an address, and a path
+    #[arg(value_name = "URL", value_parser = Target::read as fn(&str) -> Result<Target, Wrong>)]
     pub url: Target,
 
     /// How many connections, and so requests at a time
@@ -374,7 +374,6 @@ fn header(text: &str) -> Result<(String, String), String> {
         "content-length" | "transfer-encoding" => {
             Err("--body says how long the body is".to_owned())
         }
-        // Interim answers are passed over, and the body does not wait for one.
         name => Ok((name.to_owned(), value.to_owned())),
     }
 }

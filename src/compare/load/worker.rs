@@ -73,7 +73,8 @@ pub(super) struct Worker {
     requests_left: Option<u64>,
     /// No request begins any more.
     over: bool,
-    last_answer: Instant,
+    /// When a request was last answered, or given up.
+    last_end: Instant,
 }
 
 /// What an open loop is driven by.
@@ -135,7 +136,7 @@ impl Worker {
             measure_until: settings.duration.map(|duration| measure_from + duration),
             requests_left: settings.requests.map(|all| share(all, part, parts)),
             over: false,
-            last_answer: start,
+            last_end: start,
             shared,
         })
     }
@@ -402,7 +403,7 @@ impl Worker {
     /// An answer is over. `ended`: so is the connection, or will be without a further event.
     fn answered(&mut self, at: usize, answer: Answer, ended: bool) {
         let now = Instant::now();
-        self.last_answer = now;
+        self.last_end = now;
         let live = &self.shared.live[self.part];
         count(&live.answered);
         if answer.status >= 400 {
@@ -470,7 +471,8 @@ impl Worker {
         client.socket = None;
         client.phase = Phase::Idle;
         self.busy -= 1;
-        self.resting.push(Reverse((Instant::now() + REST, at)));
+        self.last_end = Instant::now();
+        self.resting.push(Reverse((self.last_end + REST, at)));
     }
 
     /// Lets those go whose time is over.
@@ -529,7 +531,7 @@ impl Worker {
     /// Notes how long was measured.
     fn end(&mut self) {
         let until = match (self.measure_until, self.requests_left) {
-            (_, Some(0)) | (None, _) => self.last_answer,
+            (_, Some(0)) | (None, _) => self.last_end,
             (Some(until), _) => until,
         };
         self.tally.measured = until.saturating_duration_since(self.measure_from);
