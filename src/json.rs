@@ -1,8 +1,7 @@
 //! JSON, written: what a program reads of our reports and of the access log.
 //!
-//! Nothing here reads JSON, and `serde_json` is no dependency of the program: it would be two crates
-//! and a derive for what is one `match` and the escaping of a string. The tests read what comes out
-//! with `serde_json`.
+//! What other proxies say is read with `serde_json`. Written with it, members would lose their order, or
+//! each report need types of its own, for what is one `match` and the escaping of a string.
 
 use std::fmt::{self, Write as _};
 

@@ -41,16 +41,17 @@
 //! - Around it: [`server`] starts, changes and stops the workers, [`lookup`] finds the backends'
 //!   addresses, [`alarm`] keeps deadlines, [`account`] counts what we did, [`census`] what the
 //!   kernel has.
-//! - In front: [`cli`], [`config`]; [`compare`] is what the demo is made of, [`headroom`] says how
-//!   far the ports reach, [`quantity`] has numbers in words, [`json`] writes JSON.
+//! - In front: [`cli`], [`config`]; [`compare`] is what the demo is made of, [`doctor`] holds settings
+//!   against a machine, [`headroom`] says how far the ports reach, [`quantity`] has numbers in words,
+//!   [`json`] writes JSON.
 //!
 //! # Rules of the layers
 //!
 //! 1. Only the command line imports [`config`]. Parts own their settings types; `config` makes
 //!    them out of text.
 //! 2. What decides is pure: no `async`, no clock, no socket, no task, no lock. It is told the time.
-//! 3. Sockets appear only in [`net`], [`client`], [`backend`], [`worker`], [`census`] and
-//!    [`compare`].
+//! 3. Sockets appear only in [`net`], [`client`], [`backend`], [`worker`], [`admin`], [`census`] and
+//!    [`compare`], and where the command line asks a running proxy.
 //! 4. Imports follow the table in `ARCHITECTURE.md`, and a new pair is a decision.
 //!
 //! `tests/docs.rs` holds the code to them.
@@ -65,6 +66,7 @@ pub mod cli;
 pub mod client;
 pub mod compare;
 pub mod config;
+pub mod doctor;
 pub mod headroom;
 pub mod json;
 pub mod keepalive;

@@ -49,10 +49,15 @@ const PURE: &[&str] = &[
     "compare/load/response.rs",
     "compare/load/tally.rs",
     "compare/load/target.rs",
+    "cli/top/columns.rs",
+    "cli/top/draw.rs",
+    "cli/top/snapshot.rs",
+    "cli/top/view.rs",
     "compare/picture.rs",
     "compare/random.rs",
     "compare/stats.rs",
     "config/",
+    "doctor/",
     "headroom/",
     "json.rs",
     "keepalive.rs",
@@ -124,7 +129,14 @@ const SOCKETS: &[&str] = &[
 
 /// Where sockets may be touched.
 const HAS_SOCKETS: &[&str] = &[
-    "admin/", "backend/", "census/", "client/", "compare/", "net/", "worker/",
+    "admin/",
+    "backend/",
+    "census/",
+    "cli/admin_client.rs",
+    "client/",
+    "compare/",
+    "net/",
+    "worker/",
 ];
 
 /// Each module, and the modules it imports: exactly these.
@@ -161,9 +173,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "client",
             "compare",
             "config",
+            "doctor",
             "headroom",
             "json",
             "keepalive",
+            "net",
             "quantity",
             "route",
             "server",
@@ -184,6 +198,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "pool",
             "route",
             "server",
+        ],
+    ),
+    (
+        "doctor",
+        &[
+            "backend", "census", "headroom", "lookup", "net", "quantity", "server",
         ],
     ),
     ("headroom", &["census", "quantity"]),

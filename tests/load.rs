@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use support::nginx::Nginx;
 use support::process::Process;
-use support::scripted::{Backend, Gate};
+use support::scripted::{Backend, Conn, Gate};
 use support::{PATIENCE, wait_until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -245,9 +245,11 @@ fn errors(report: &Value) -> Vec<(&str, u64)> {
         .collect()
 }
 
+type Script = fn(Conn);
+
 #[test]
 fn what_goes_wrong_is_told_apart() {
-    let scripts: [(&str, fn(support::scripted::Conn)); 4] = [
+    let scripts: [(_, Script); 4] = [
         ("closed_before", |mut conn| {
             conn.request();
             conn.fin();

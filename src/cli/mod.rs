@@ -1,7 +1,8 @@
 //! The command line: what can be asked for, and who answers.
 //!
 //! Exit codes: 0 when all is well, 1 for a configuration with faults, a failed start, a kernel that
-//! cannot be asked for its sockets or a load without a single good answer, 2 for a command line that cannot be understood.
+//! cannot be asked for its sockets, a problem that `doctor` found or a load without a single good answer, 2 for a
+//! command line that cannot be understood.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -15,9 +16,12 @@ use tracing::level_filters::LevelFilter;
 
 use crate::compare::load::{Spread, Target, Wrong};
 use crate::config::{address, units};
+use crate::server::AdminAddress;
 
+mod admin_client;
 mod check;
 mod demo;
+mod doctor;
 mod load;
 mod load_report;
 mod plan;
@@ -25,6 +29,7 @@ pub mod run;
 mod states;
 mod stop;
 mod tables;
+mod top;
 
 /// The file that is read when none is named.
 pub const DEFAULT_CONFIG: &str = "config/warmline.toml";
@@ -71,6 +76,17 @@ pub enum Command {
     Plan(PlanArgs),
     /// Send requests to a URL and say how fast they were answered
     Load(LoadArgs),
+    /// Hold the configuration file against this machine and the running proxy, and say what to do
+    ///
+    /// Changes nothing and needs no privileges. If the file has an [admin] table and its proxy runs, that
+    /// is asked too, twice within a second. Exit code 1: there is a problem.
+    Doctor(DoctorArgs),
+    /// Watch a running proxy: pools, TCP states, ports and rates of each backend
+    ///
+    /// The proxy's file needs an [admin] table. Keys: q quits, the arrows select a backend, p pauses, ? has
+    /// the rest. With --once, or where there is no terminal, it is printed once as plain text; exit code 1:
+    /// no proxy answers.
+    Top(TopArgs),
 }
 
 /// The arguments of `run`.
@@ -280,6 +296,42 @@ pub struct LoadArgs {
     pub json: bool,
 }
 
+/// The arguments of `doctor`.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+
+    /// Where the running proxy's admin listener is [default: the file's [admin] address]
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH", value_parser = admin_client::address)]
+    pub admin: Option<AdminAddress>,
+
+    /// Work it out for so many requests a second to each upstream, in place of those that a running proxy has
+    #[arg(long, value_name = "N")]
+    pub rate: Option<NonZeroU32>,
+
+    /// Print JSON; docs/measure.md has its keys
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct TopArgs {
+    /// Where the running proxy's admin listener is
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH", default_value = "127.0.0.1:9180", value_parser = admin_client::address)]
+    pub admin: AdminAddress,
+
+    /// Print it once and end
+    #[arg(long)]
+    pub once: bool,
+
+    /// How often the proxy is asked, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = pause)]
+    pub interval: Duration,
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -290,6 +342,8 @@ pub fn main() -> ExitCode {
         Some(Command::States(args)) => states::states(&args),
         Some(Command::Plan(args)) => plan::plan(&args),
         Some(Command::Load(args)) => load::load(&args),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Top(args)) => top::top(&args),
         // Without a command there is at least one argument, and each of them needs `-t`.
         None => check::check(&CheckArgs {
             config: cli.check.config.unwrap_or_else(|| DEFAULT_CONFIG.into()),
@@ -524,6 +578,12 @@ mod tests {
             "warmline states --backend 10.0.0.5:0",
             "warmline states --watch 0",
             "warmline states --watch soon",
+            "warmline doctor --admin localhost:9180",
+            "warmline doctor --admin unix:",
+            "warmline doctor --rate 0",
+            "warmline top --interval 0",
+            "warmline top --admin nowhere",
+            "warmline doctor config/warmline.toml",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

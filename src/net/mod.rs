@@ -28,7 +28,7 @@ pub use listen::{BACKLOG, ListenError, Listening};
 pub use lot::Lot;
 pub use names::{WireNames, find, find_all};
 pub use options::{
-    LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions,
+    LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions, is_here,
 };
 pub use socket::{Peer, Socket, Stream};
 pub use sockopt::PathFacts;

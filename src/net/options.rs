@@ -138,6 +138,11 @@ pub enum OptionError {
     },
 }
 
+/// Whether an address is one of this machine: one that a socket can be bound to.
+pub fn is_here(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
+}
+
 /// What an errno means for a setting, where that is not obvious.
 fn hint(setting: &str, error: &io::Error) -> &'static str {
     match (setting, error.raw_os_error()) {

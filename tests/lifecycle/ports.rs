@@ -51,7 +51,9 @@ impl Page {
         if self.since.elapsed().as_secs() > 30 {
             *self = Page::of(self.admin);
         }
-        let response = self.client.get("/metrics");
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", self.admin);
+        self.client.send(head);
+        let response = self.client.response();
         assert_eq!(response.status, 200);
         response.text()
     }
@@ -85,6 +87,24 @@ impl Page {
     }
 }
 
+/// 200 ports, below what is listened on. Dropped, there are others again: the backend's end takes one.
+struct NarrowRange;
+
+impl NarrowRange {
+    const FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+    fn new() -> NarrowRange {
+        fs::write(NarrowRange::FILE, "20000 20199").unwrap();
+        NarrowRange
+    }
+}
+
+impl Drop for NarrowRange {
+    fn drop(&mut self) {
+        let _ = fs::write(NarrowRange::FILE, "32768 60999");
+    }
+}
+
 #[test]
 fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
     in_network_of_its_own(
@@ -96,9 +116,7 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
                    [client]\nmax_keep_alive_requests = 0\nkeep_alive_timeout = \"60s\"\n\
                    [admin]\naddress = \"127.0.0.1:0\"\n";
             let program = Program::with_file(&text);
-            // Below what is listened on.
-            let range = "/proc/sys/net/ipv4/ip_local_port_range";
-            fs::write(range, "20000 20199").unwrap();
+            let _narrow = NarrowRange::new();
             let mut admin = Page::of(admin_of(&program));
             let lane = format!("{{source=\"127.0.0.1\",backend=\"{}\"}}", backend.addr);
             let left = format!("warmline_local_ports_left{lane}");
@@ -123,8 +141,11 @@ fn the_ports_count_down_to_zero_exactly_when_connect_fails() {
                 response.text()
             );
             let of = format!("upstream=\"app\",backend=\"{}\"", backend.addr);
-            let failures = format!("warmline_backend_connect_failures_total{{{of}}}");
-            assert!(admin.figure(&failures) >= Some(1.0));
+            let failures =
+                format!("warmline_backend_connect_failures_total{{{of},reason=\"no_local_port\"}}");
+            wait_until(PATIENCE, "the failure to be counted", || {
+                admin.figure(&failures) >= Some(1.0)
+            });
 
             // Each of them is known.
             let short = format!(

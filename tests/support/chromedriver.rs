@@ -27,6 +27,36 @@ pub struct Browser {
     _dir: TempDir,
 }
 
+/// How many are started before it is given up: each asks the kernel for a port, and ends if another has the
+/// same one on the other IP version.
+const DRIVERS: usize = 5;
+
+/// Starts a driver; returns it and where it listens, or `None` if it found no port.
+fn start_driver(dir: &TempDir) -> Option<(Process, u16)> {
+    let mut command = Command::new(process::find(&["chromedriver"], "chromium-driver"));
+    command
+        .arg("--port=0")
+        // What it writes for itself goes with the test.
+        .env("HOME", dir.path())
+        .env("TMPDIR", dir.path());
+    let mut driver = Process::start(&mut command, &dir.path().join("chromedriver.log"));
+    let (mut port, mut has_ended) = (None, false);
+    wait_until(PATIENCE, "chromedriver to listen", || {
+        has_ended = driver.ended().is_some();
+        let said = driver.said();
+        let rest = said.split("started successfully on port ").nth(1);
+        let digits = rest.and_then(|rest| rest.split(['.', '\n']).next());
+        port = digits.and_then(|digits| digits.parse().ok());
+        port.is_some() || has_ended
+    });
+    if has_ended {
+        let said = driver.said();
+        assert!(said.contains("port 0"), "it ended: {said}");
+        return None;
+    }
+    port.map(|port| (driver, port))
+}
+
 /// Whether there is one; otherwise says aloud that `test` is skipped.
 pub fn is_there(test: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -46,22 +76,9 @@ impl Browser {
     /// Starts one with a window of this size, dark or light.
     pub fn start(width: u32, height: u32, dark: bool) -> Browser {
         let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(process::find(&["chromedriver"], "chromium-driver"));
-        command
-            .arg("--port=0")
-            // What it writes for itself goes with the test.
-            .env("HOME", dir.path())
-            .env("TMPDIR", dir.path());
-        let mut driver = Process::start(&mut command, &dir.path().join("chromedriver.log"));
-        let mut port = None;
-        wait_until(PATIENCE, "chromedriver to listen", || {
-            let said = driver.said();
-            assert!(driver.ended().is_none(), "it ended instead: {said}");
-            let rest = said.split("started successfully on port ").nth(1);
-            let digits = rest.and_then(|rest| rest.split(['.', '\n']).next());
-            port = digits.and_then(|digits| digits.parse().ok());
-            port.is_some()
-        });
+        let (driver, port) = (0..DRIVERS)
+            .find_map(|_| start_driver(&dir))
+            .expect("a chromedriver finds a port");
         let mut args = vec![
             "--headless=new".to_owned(),
             "--disable-gpu".to_owned(),
@@ -79,7 +96,7 @@ impl Browser {
         }
         let mut browser = Browser {
             session: String::new(),
-            driver: local(port.unwrap()),
+            driver: local(port),
             _process: driver,
             _dir: dir,
         };
