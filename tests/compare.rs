@@ -5,15 +5,13 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 use warmline::census::{Census, Sides};
-use warmline::compare::load::LoadFigures;
-use warmline::compare::{EmbeddedBackend, Load, LoadTarget};
+use warmline::compare::EmbeddedBackend;
+use warmline::compare::load::{Load, Settings};
 
 const LOOPBACK: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -185,33 +183,19 @@ fn an_address_that_is_taken_is_an_error() {
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
 }
 
-fn target(name: &str, address: SocketAddr, rate: u32, connections: u32) -> LoadTarget {
-    LoadTarget {
-        name: name.to_owned(),
-        address,
-        rate_per_second: NonZeroU32::new(rate).unwrap(),
-        connections: NonZeroU32::new(connections).unwrap(),
-    }
-}
-
-fn figures(load: &Load) -> LoadFigures {
-    load.figures().swap_remove(0)
-}
-
 #[test]
-fn the_load_keeps_its_connections_and_its_rate() {
+fn a_steady_load_keeps_its_connections_and_its_rate() {
     let (backend, address) = fresh_backend();
     let began = Instant::now();
-    let load = Load::start(vec![target("app1", address, 200, 4)]).unwrap();
-    let figures = eventually("100 answers", || {
-        Some(figures(&load)).filter(|figures| figures.ok >= 100)
+    let [rate, connections] = [200, 4].map(|number| NonZeroU32::new(number).unwrap());
+    let load = Load::start(Settings::steady(address, rate, connections)).unwrap();
+    let so_far = eventually("100 answers", || {
+        Some(load.so_far()).filter(|so_far| so_far.answered >= 100)
     });
     // The hundredth turn of 200 a second is due after 495 ms, and cannot have come before.
     assert!(began.elapsed() >= Duration::from_millis(495));
-    assert_eq!((figures.failed, figures.errors), (0, 0));
-    assert_eq!(figures.connects, 4);
-    assert_eq!(backend.served()[0].connections, 4);
-    assert!(figures.latency_mean.unwrap() <= figures.latency_max.unwrap());
+    assert_eq!((so_far.refused, so_far.unanswered), (0, 0));
+    assert!(backend.served()[0].connections <= 4);
 
     let began = Instant::now();
     drop(load);
@@ -219,117 +203,4 @@ fn the_load_keeps_its_connections_and_its_rate() {
     eventually("the end of the load's connections", || {
         (sides(address).theirs.to_string() == "LISTEN 1").then_some(())
     });
-}
-
-/// Answers requests one connection after the other: `answers` are the answers of a connection,
-/// after which it closes.
-fn scripted_server(answers: &'static [&'static str]) -> SocketAddr {
-    let listener = TcpListener::bind(LOOPBACK).unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
-            for answer in answers {
-                let mut line = String::new();
-                while line != "\r\n" {
-                    line.clear();
-                    if stream.read_line(&mut line).unwrap_or(0) == 0 {
-                        return;
-                    }
-                }
-                if stream.get_mut().write_all(answer.as_bytes()).is_err() {
-                    return;
-                }
-            }
-        }
-    });
-    address
-}
-
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-const LAST: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
-const BAD: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno";
-const CUT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\nok";
-
-#[test]
-fn a_closed_connection_is_replaced_and_costs_no_request() {
-    let address = scripted_server(&[OK, OK, LAST]);
-    let load = Load::start(vec![target("closing", address, 100, 1)]).unwrap();
-    let figures = eventually("30 answers", || {
-        Some(figures(&load)).filter(|figures| figures.ok >= 30)
-    });
-    assert_eq!((figures.failed, figures.errors), (0, 0));
-    assert!(figures.connects >= 10, "{figures:?}");
-}
-
-/// Here a request can cross the end that nobody announced, if the machine is slow enough.
-#[test]
-fn a_connection_closed_without_a_word_is_replaced_as_well() {
-    let address = scripted_server(&[OK, OK, OK]);
-    let load = Load::start(vec![target("silent", address, 100, 1)]).unwrap();
-    let figures = eventually("30 answers", || {
-        Some(figures(&load)).filter(|figures| figures.ok >= 30)
-    });
-    assert!(figures.errors < 10, "{figures:?}");
-    assert!(figures.connects >= 10, "{figures:?}");
-}
-
-#[test]
-fn what_goes_wrong_is_counted_apart() {
-    let address = scripted_server(&[OK, BAD, CUT]);
-    let load = Load::start(vec![target("faulty", address, 100, 1)]).unwrap();
-    let figures = eventually("some of each", || {
-        Some(figures(&load)).filter(|figures| figures.errors >= 5)
-    });
-    assert!(figures.ok >= 5 && figures.failed >= 5, "{figures:?}");
-}
-
-#[test]
-fn a_target_that_is_not_there_is_counted_as_errors() {
-    // Bound but not listening: nobody answers, and nobody else gets the port.
-    let nobody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    nobody.bind(&LOOPBACK.into()).unwrap();
-    let nobody_at = nobody.local_addr().unwrap().as_socket().unwrap();
-    let load = Load::start(vec![target("nobody", nobody_at, 100, 2)]).unwrap();
-    let figures = eventually("errors", || {
-        Some(figures(&load)).filter(|figures| figures.errors >= 10)
-    });
-    assert_eq!((figures.ok, figures.connects), (0, 0));
-    assert_eq!(figures.latency_mean, None);
-}
-
-#[test]
-fn a_slow_target_makes_turns_missed_not_a_burst() {
-    let listener = TcpListener::bind(LOOPBACK).unwrap();
-    let address = listener.local_addr().unwrap();
-    let (release, released) = mpsc::channel();
-    let server = thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        let mut stream = BufReader::new(stream);
-        released.recv().unwrap();
-        let mut answered = 0_u64;
-        let mut line = String::new();
-        while stream.read_line(&mut line).unwrap_or(0) > 0 {
-            if line == "\r\n" {
-                answered += 1;
-                if stream.get_mut().write_all(OK.as_bytes()).is_err() {
-                    break;
-                }
-            }
-            line.clear();
-        }
-        answered
-    });
-    let load = Load::start(vec![target("slow", address, 100, 1)]).unwrap();
-    eventually("the first request", || {
-        (figures(&load).sent == 1).then_some(())
-    });
-    thread::sleep(Duration::from_millis(200));
-    release.send(()).unwrap();
-    let after = eventually("another answer", || {
-        Some(figures(&load)).filter(|figures| figures.ok >= 3)
-    });
-    assert!(after.missed >= 15, "{after:?}");
-    drop(load);
-    assert!(server.join().unwrap() >= 3);
 }

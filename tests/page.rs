@@ -13,7 +13,7 @@ use support::proxy::TestProxy;
 use support::{local, wait_until};
 use warmline::admin::Admin;
 use warmline::compare::backend::EmbeddedBackend;
-use warmline::compare::load::{Load, LoadTarget};
+use warmline::compare::load::{Load, Settings};
 
 /// `WebDriver`'s names of keys.
 const TAB: &str = "\u{e004}";
@@ -57,15 +57,10 @@ impl Scene {
 
     /// Forty requests a second over four connections.
     fn load(&self) -> Load {
-        let load = Load::start(vec![LoadTarget {
-            name: "load".to_owned(),
-            address: self.proxy.addr(),
-            rate_per_second: NonZeroU32::new(40).unwrap(),
-            connections: NonZeroU32::new(4).unwrap(),
-        }])
-        .unwrap();
+        let [rate, connections] = [40, 4].map(|number| NonZeroU32::new(number).unwrap());
+        let load = Load::start(Settings::steady(self.proxy.addr(), rate, connections)).unwrap();
         wait_until(support::PATIENCE, "the load to be answered", || {
-            load.figures()[0].ok > 4
+            load.so_far().answered > 4
         });
         load
     }

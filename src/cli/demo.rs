@@ -16,7 +16,7 @@ use crate::census::ports::Sysctls;
 use crate::census::{Census, TcpState};
 use crate::client;
 use crate::compare::backend::EmbeddedBackend;
-use crate::compare::load::{Load, LoadTarget};
+use crate::compare::load::{self, Load};
 use crate::compare::picture::{ArmFigures, Picture, Scene};
 use crate::config::SHUTDOWN_TIMEOUT;
 use crate::keepalive::KeepAlive;
@@ -83,13 +83,11 @@ fn show(args: &DemoArgs) -> Result<(), Failed> {
     let load = if args.no_load {
         None
     } else {
-        let target = |arm: &Arm| LoadTarget {
-            name: arm.name.to_owned(),
-            address: arm.proxy.addresses()[0],
-            rate_per_second: args.rate,
-            connections: CLIENTS,
+        let of = |arm: &Arm| {
+            let address = arm.proxy.addresses()[0];
+            Load::start(load::Settings::steady(address, args.rate, CLIENTS))
         };
-        Some(Load::start(arms.iter().map(target).collect())?)
+        Some(arms.iter().map(of).collect::<io::Result<Vec<_>>>()?)
     };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let shown = runtime.block_on(watch(args, &mut arms));

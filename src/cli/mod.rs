@@ -1,8 +1,8 @@
 //! The command line: what can be asked for, and who answers.
 //!
 //! Exit codes: 0 when all is well, 1 for a configuration with faults, a failed start, a kernel that
-//! cannot be asked for its sockets or a problem that `doctor` found, 2 for a command line that cannot be
-//! understood.
+//! cannot be asked for its sockets, a problem that `doctor` found or a load without a single good answer, 2 for a
+//! command line that cannot be understood.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -14,6 +14,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
+use crate::compare::load::{Spread, Target, Wrong};
 use crate::config::{address, units};
 use crate::server::AdminAddress;
 
@@ -21,6 +22,8 @@ mod admin_client;
 mod check;
 mod demo;
 mod doctor;
+mod load;
+mod load_report;
 mod plan;
 pub mod run;
 mod states;
@@ -71,6 +74,8 @@ pub enum Command {
     States(StatesArgs),
     /// Work out what a rate of requests takes in ports and `TIME_WAIT`s, with and without a pool
     Plan(PlanArgs),
+    /// Send requests to a URL and say how fast they were answered
+    Load(LoadArgs),
     /// Hold the configuration file against this machine and the running proxy, and say what to do
     ///
     /// Changes nothing and needs no privileges. If the file has an [admin] table and its proxy runs, that
@@ -225,6 +230,72 @@ pub struct PlanArgs {
     pub json: bool,
 }
 
+/// The arguments of `load`.
+///
+/// HTTP/1.1 without TLS. Without `--rate` each connection sends its next request when the last one is answered.
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    /// Where to: http, a host or an address, and a path
+    #[arg(value_name = "URL", value_parser = Target::read as fn(&str) -> Result<Target, Wrong>)]
+    pub url: Target,
+
+    /// How many connections, and so requests at a time
+    #[arg(short, long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub connections: u32,
+
+    /// Send so many requests a second, whether answered or not; latency counts from when each was due
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: Option<u32>,
+
+    /// How the rate is spread: evenly, or at random
+    #[arg(long, value_name = "constant|poisson", default_value = "constant", requires = "rate", value_parser = spreads())]
+    pub arrivals: Spread,
+
+    /// A new connection for each request, which the server is asked to close
+    #[arg(long)]
+    pub close: bool,
+
+    /// The method [default: GET, with --body POST]
+    #[arg(long, value_name = "METHOD", value_parser = method)]
+    pub method: Option<String>,
+
+    /// A header, such as "Accept: text/html"; may be repeated
+    #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = header)]
+    pub header: Vec<(String, String)>,
+
+    /// A body of so many bytes, such as 4K, up to 64M
+    #[arg(long, value_name = "SIZE", value_parser = body)]
+    pub body: Option<u64>,
+
+    /// Send for so long before it is measured
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::duration)]
+    pub warm_up: Duration,
+
+    /// Measure for so long [default: 10s, unless there is --requests]
+    #[arg(short, long, value_name = "TIME", value_parser = some_time)]
+    pub duration: Option<Duration>,
+
+    /// Measure so many requests, and end
+    #[arg(short = 'n', long, value_name = "N")]
+    pub requests: Option<NonZeroU64>,
+
+    /// Wait so long after an answer before the next request
+    #[arg(long, value_name = "TIME", conflicts_with = "rate", value_parser = units::duration)]
+    pub think: Option<Duration>,
+
+    /// The longest one request may take, its connection included
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = some_time)]
+    pub timeout: Duration,
+
+    /// How many threads share the connections
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+
+    /// Print JSON; docs/load.md has its keys
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The arguments of `doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
@@ -270,6 +341,7 @@ pub fn main() -> ExitCode {
         Some(Command::Demo(args)) => demo::demo(&args),
         Some(Command::States(args)) => states::states(&args),
         Some(Command::Plan(args)) => plan::plan(&args),
+        Some(Command::Load(args)) => load::load(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Top(args)) => top::top(&args),
         // Without a command there is at least one argument, and each of them needs `-t`.
@@ -326,6 +398,46 @@ fn some_time(text: &str) -> Result<Duration, units::Wrong> {
             Ok(time)
         }
     })
+}
+
+fn spreads() -> impl TypedValueParser<Value = Spread> {
+    PossibleValuesParser::new(["constant", "poisson"]).map(|word| match word.as_str() {
+        "poisson" => Spread::Poisson,
+        _ => Spread::Constant,
+    })
+}
+
+fn method(text: &str) -> Result<String, String> {
+    let token = http::Method::from_bytes(text.as_bytes()).map_err(|error| error.to_string())?;
+    if token == http::Method::CONNECT {
+        return Err("a tunnel has no answers to be measured".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A header line, but for those that say how the request is framed.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("a name and a value are needed, such as \"Accept: text/html\"")?;
+    let name: http::HeaderName = name.parse().map_err(|_| "that is no header's name")?;
+    let value = http::HeaderValue::from_str(value.trim()).map_err(|error| error.to_string())?;
+    let value = value.to_str().map_err(|error| error.to_string())?;
+    match name.as_str() {
+        "connection" => Err("--close says whether connections are closed".to_owned()),
+        "content-length" | "transfer-encoding" => {
+            Err("--body says how long the body is".to_owned())
+        }
+        name => Ok((name.to_owned(), value.to_owned())),
+    }
+}
+
+fn body(text: &str) -> Result<u64, String> {
+    let size = units::bytes(text).map_err(|wrong| wrong.to_string())?;
+    if size > 64 << 20 {
+        return Err("more than 64M".to_owned());
+    }
+    Ok(size)
 }
 
 /// A backend that is spoken to without TLS.
@@ -399,6 +511,26 @@ mod tests {
     }
 
     #[test]
+    fn load_takes_a_url_and_has_its_defaults() {
+        let line = "warmline load http://app:81/x -c 4 --rate 10 --arrivals poisson -H A:b -n 5";
+        let Some(Command::Load(args)) = parse(line).unwrap().command else {
+            panic!("`load` is what was asked for");
+        };
+        assert_eq!(args.url.to_string(), "http://app:81/x");
+        assert_eq!(
+            (args.connections, args.rate, args.threads),
+            (4, Some(10), 1)
+        );
+        assert_eq!(args.arrivals, Spread::Poisson);
+        assert_eq!(args.header, [("a".to_owned(), "b".to_owned())]);
+        assert_eq!((args.duration, args.requests), (None, NonZeroU64::new(5)));
+        assert_eq!(
+            (args.warm_up, args.timeout),
+            (Duration::ZERO, Duration::from_secs(10))
+        );
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "warmline -q",
@@ -424,6 +556,23 @@ mod tests {
             "warmline plan --rate 10 --ports 65536",
             "warmline plan --rate 10 --twait 0",
             "warmline plan --rate 10 --response-time 0s",
+            "warmline load",
+            "warmline load app:80",
+            "warmline load https://app",
+            "warmline load http://app --connections 0",
+            "warmline load http://app --rate 0",
+            "warmline load http://app --arrivals poisson",
+            "warmline load http://app --rate 1 --arrivals often",
+            "warmline load http://app --rate 1 --think 1s",
+            "warmline load http://app --requests 0",
+            "warmline load http://app --duration 0s",
+            "warmline load http://app --threads 0",
+            "warmline load http://app --method G@T",
+            "warmline load http://app --method CONNECT",
+            "warmline load http://app --header Accept",
+            "warmline load http://app --header Content-Length:1",
+            "warmline load http://app --header Connection:close",
+            "warmline load http://app --body 65M",
             "warmline states --backend localhost:80",
             "warmline states --backend 10.0.0.5",
             "warmline states --backend 10.0.0.5:0",
