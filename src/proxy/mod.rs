@@ -288,8 +288,15 @@ impl Proxy {
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
             lease.conn().give_names_back(client.socket());
-            record.closes(CloseReason::PeerClosedIdle);
-            lease = another(lease, backend, proof, before, wants).await?;
+            let is_well = proof == Proof::Refused && before == 0;
+            let end = if is_well {
+                CloseReason::PeerAsked
+            } else {
+                CloseReason::PeerClosedIdle
+            };
+            lease.spent(end);
+            record.closes(end);
+            lease = another(lease, backend, is_well, wants).await?;
             asked = Instant::now();
             record.has(&mut lease, asked);
             record.sent_again(proof);
@@ -312,25 +319,19 @@ fn framing(body: &Incoming) -> Framing {
 
 /// A connection for a request that goes out again, in place of this one.
 async fn another(
-    mut lease: BackendLease,
+    lease: BackendLease,
     backend: &Backend,
-    proof: Proof,
-    before: u32,
+    is_well: bool,
     wants: Wants,
 ) -> Result<BackendLease, Failure> {
-    match proof {
-        // The connection is well, and takes fewer at once than was thought.
-        Proof::Refused if before == 0 => {
-            lease.refused();
-            lease.spent(CloseReason::PeerAsked);
-            drop(lease);
-            backend.lease_again(wants).await
-        }
-        Proof::Unsent | Proof::Repeatable | Proof::Refused => {
-            lease.spent(CloseReason::PeerClosedIdle);
-            drop(lease);
-            backend.lease_fresh(wants.identity).await
-        }
+    if is_well {
+        // It takes fewer at once than was thought.
+        lease.refused();
+        drop(lease);
+        backend.lease_again(wants).await
+    } else {
+        drop(lease);
+        backend.lease_fresh(wants.identity).await
     }
 }
 
