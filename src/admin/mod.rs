@@ -45,6 +45,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::account::Close;
+use crate::census::folded;
 use crate::json::Json;
 use crate::net::BackendAddr;
 use crate::server::{AdminAddress, AdminSettings, Control};
@@ -233,14 +234,14 @@ async fn speak(
     }
 }
 
-/// The addresses whose sockets are counted.
+/// The addresses whose sockets are counted, as the kernel's tables have them.
 fn watched(control: &Control) -> Watched {
     let mut backends: Vec<Backend> = Vec::new();
     let mut places = Vec::new();
     for upstream in control.upstreams() {
         for (pool, backend) in upstream.pools() {
             if let BackendAddr::Ip(backend) = *backend {
-                let upstream = upstream.name.clone();
+                let (upstream, backend) = (upstream.name.clone(), folded(backend));
                 places.push((pool, Place { upstream, backend }));
             }
         }
@@ -248,6 +249,7 @@ fn watched(control: &Control) -> Watched {
             let BackendAddr::Ip(address) = backend else {
                 continue;
             };
+            let address = folded(address);
             let more = Backend {
                 address,
                 source_ports: upstream.source_ports,
@@ -265,7 +267,7 @@ fn watched(control: &Control) -> Watched {
     }
     Watched {
         backends,
-        listeners: control.addresses(),
+        listeners: control.addresses().into_iter().map(folded).collect(),
         places,
         departures: control.departures(),
     }

@@ -336,7 +336,7 @@ fn dump(states: States, visit: &mut impl Visit) -> io::Result<()> {
 
 /// The address as a [`SocketEntry`] has it: IPv4 in IPv6 folded, without flow label and scope,
 /// which the kernel's tables do not have.
-fn folded(address: SocketAddr) -> SocketAddr {
+pub fn folded(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

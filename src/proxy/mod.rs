@@ -288,15 +288,7 @@ impl Proxy {
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
             lease.conn().give_names_back(client.socket());
-            let is_well = proof == Proof::Refused && before == 0;
-            let end = if is_well {
-                CloseReason::PeerAsked
-            } else {
-                CloseReason::PeerClosedIdle
-            };
-            lease.spent(end);
-            record.closes(end);
-            lease = another(lease, backend, is_well, wants).await?;
+            lease = another(lease, backend, (proof, before), wants, record).await?;
             asked = Instant::now();
             record.has(&mut lease, asked);
             record.sent_again(proof);
@@ -319,18 +311,26 @@ fn framing(body: &Incoming) -> Framing {
 
 /// A connection for a request that goes out again, in place of this one.
 async fn another(
-    lease: BackendLease,
+    mut lease: BackendLease,
     backend: &Backend,
-    is_well: bool,
+    (proof, before): (Proof, u32),
     wants: Wants,
+    record: &mut Record,
 ) -> Result<BackendLease, Failure> {
-    if is_well {
-        // It takes fewer at once than was thought.
+    // The connection is well, and takes fewer at once than was thought.
+    let is_well = proof == Proof::Refused && before == 0;
+    let reason = if is_well {
         lease.refused();
-        drop(lease);
+        CloseReason::PeerAsked
+    } else {
+        CloseReason::PeerClosedIdle
+    };
+    lease.spent(reason);
+    record.closes(reason);
+    drop(lease);
+    if is_well {
         backend.lease_again(wants).await
     } else {
-        drop(lease);
         backend.lease_fresh(wants.identity).await
     }
 }

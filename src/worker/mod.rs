@@ -150,7 +150,7 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     let cut = async {
         if plan.cut.wait_for(|cut| *cut).await.is_err() {
             // Nobody is left who could say it.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     tokio::select! {

@@ -1,7 +1,7 @@
 //! What an operator's programs are told: is it well, is it ready, what does it count.
 
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
@@ -461,6 +461,25 @@ fn a_connection_in_use_is_shown_as_such() {
     assert_eq!(client.response().status, 200);
 }
 
+/// The kernel has the sockets of such an address under the one of IPv4.
+#[test]
+fn a_backend_at_an_ipv4_address_in_ipv6_has_its_ports_too() {
+    let backend = Backend::numbered();
+    let IpAddr::V4(ip) = backend.addr.ip() else {
+        panic!("it listens on 127.0.0.1");
+    };
+    let mapped = SocketAddr::new(ip.to_ipv6_mapped().into(), backend.addr.port());
+    let proxy = Proxy::start(mapped, |_| {});
+    let admin = admin(&proxy);
+    let mut client = proxy.client();
+    assert_eq!(ask(&mut client, GET).status, 200);
+    wait_until(PATIENCE, "the ports", || {
+        let snapshot = json(admin.address(), "/snapshot");
+        let shown = &snapshot["upstreams"][0]["backends"][0];
+        shown["ports"][0]["in_use"] == 1 && shown["states"]["towards"]["ESTABLISHED"] == 1
+    });
+}
+
 /// The snapshots that come over a connection that follows the events.
 struct Events {
     stream: std::net::TcpStream,
@@ -619,10 +638,11 @@ fn a_unix_socket_is_one_too() {
 fn the_listeners_are_those_that_there_are_after_a_reload_too() {
     let backend = Backend::numbered();
     let file = |listeners: &[&str]| {
-        let listeners: String = listeners
+        let listeners: Vec<_> = listeners
             .iter()
             .map(|address| format!("[[listeners]]\naddress = \"{address}:0\"\n"))
             .collect();
+        let listeners = listeners.concat();
         format!(
             "[server]\nworkers = 1\n[admin]\naddress = \"127.0.0.1:0\"\n{listeners}\
              [upstreams.app]\nservers = [\"{}\"]\n",
