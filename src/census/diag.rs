@@ -18,6 +18,9 @@ const ANSWER: usize = 72;
 
 /// `SOCK_DIAG_BY_FAMILY`. Source: Linux, `include/uapi/linux/sock_diag.h`.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// `TCPDIAG_GETSOCK`: the older request, which names no family and gets both. Source: Linux,
+/// `include/uapi/linux/inet_diag.h`, `inet_diag_dump_compat` in `net/ipv4/inet_diag.c`.
+const TCPDIAG_GETSOCK: u16 = 18;
 /// `NLM_F_REQUEST | NLM_F_DUMP`. Source, as for all below: Linux, `include/uapi/linux/netlink.h`.
 const DUMP: u16 = 0x01 | 0x300;
 /// `NLM_F_DUMP_INTR`: what was dumped changed meanwhile.
@@ -40,11 +43,6 @@ pub enum Family {
     V4 = 2,
     /// `AF_INET6`
     V6 = 10,
-}
-
-impl Family {
-    /// Both of them.
-    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
 }
 
 /// Which states a dump is to contain.
@@ -73,8 +71,8 @@ impl BitOr for States {
 /// The question: all TCP sockets of one family in the given states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DumpRequest {
-    /// One family; the kernel has no dump of both.
-    pub family: Family,
+    /// One family; `None` for both, which only the older form of the request asks for.
+    pub family: Option<Family>,
     /// The states asked for.
     pub states: States,
     /// Only sockets with this port at their own end; `None` for all.
@@ -84,8 +82,8 @@ pub struct DumpRequest {
 }
 
 impl DumpRequest {
-    /// All sockets of `family`, whatever their state and ports.
-    pub fn all(family: Family) -> DumpRequest {
+    /// All sockets of `family`, or of both, whatever their state and ports.
+    pub fn all(family: Option<Family>) -> DumpRequest {
         DumpRequest {
             family,
             states: States::ALL,
@@ -96,24 +94,37 @@ impl DumpRequest {
 
     /// The request as the kernel reads it, under a `sequence` that the answers repeat.
     ///
-    /// Shape: `nlmsghdr` (16 bytes), `inet_diag_req_v2` (56 bytes). Ports in network order, all
-    /// else in host order; the addresses stay zero, which is "any".
+    /// Shape: `nlmsghdr` (16 bytes), and `inet_diag_req_v2` (56 bytes) or, for both families,
+    /// `inet_diag_req` (60 bytes). Ports in network order, all else in host order; the addresses stay
+    /// zero, which is "any".
     /// Source: Linux, `include/uapi/linux/inet_diag.h`.
-    pub fn to_bytes(self, sequence: u32) -> [u8; 72] {
-        const LENGTH: u32 = 72;
-        let mut bytes = [0; LENGTH as usize];
-        bytes[0..4].copy_from_slice(&LENGTH.to_ne_bytes());
-        bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    pub fn to_bytes(self, sequence: u32) -> Vec<u8> {
+        let (kind, length) = match self.family {
+            Some(_) => (SOCK_DIAG_BY_FAMILY, HEADER + 56),
+            None => (TCPDIAG_GETSOCK, HEADER + 60),
+        };
+        let mut bytes = vec![0; length];
+        let claimed = u32::try_from(length).expect("76 at most");
+        bytes[0..4].copy_from_slice(&claimed.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[6..8].copy_from_slice(&DUMP.to_ne_bytes());
         bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
         // 12..16: the sender's port id, which the kernel fills in.
-        bytes[16] = self.family as u8;
-        bytes[17] = TCP;
-        // 18: which attributes are wanted: none. 19: padding.
-        bytes[20..24].copy_from_slice(&self.states.0.to_ne_bytes());
+        let states = self.states.0.to_ne_bytes();
+        let ports = if let Some(family) = self.family {
+            bytes[16] = family as u8;
+            bytes[17] = TCP;
+            // 18: which attributes are wanted: none. 19: padding.
+            bytes[20..24].copy_from_slice(&states);
+            24
+        } else {
+            // 16..20: a family that nobody looks at, lengths of prefixes, attributes.
+            bytes[68..72].copy_from_slice(&states);
+            20
+        };
         let port = |port: Option<NonZeroU16>| port.map_or(0, NonZeroU16::get).to_be_bytes();
-        bytes[24..26].copy_from_slice(&port(self.local_port));
-        bytes[26..28].copy_from_slice(&port(self.remote_port));
+        bytes[ports..ports + 2].copy_from_slice(&port(self.local_port));
+        bytes[ports + 2..ports + 4].copy_from_slice(&port(self.remote_port));
         bytes
     }
 }
@@ -290,7 +301,7 @@ impl<'a> Messages<'a> {
 impl Body {
     fn decode(kind: u16, body: &[u8]) -> Result<Body, DiagError> {
         match kind {
-            SOCK_DIAG_BY_FAMILY => SocketEntry::decode(body).map(Body::Socket),
+            SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => SocketEntry::decode(body).map(Body::Socket),
             DONE | ERROR => {
                 // Both begin with a negated errno. That of DONE is there since the kernel can
                 // fail half-way through a dump; the oldest ones sent nothing, which is success.
@@ -391,7 +402,7 @@ mod tests {
     #[test]
     fn the_request_has_the_kernels_shape() {
         let request = DumpRequest {
-            family: Family::V6,
+            family: Some(Family::V6),
             states: States::from(TcpState::TimeWait) | TcpState::Established.into(),
             local_port: None,
             remote_port: NonZeroU16::new(0x1F90),
@@ -407,6 +418,19 @@ mod tests {
         assert_eq!(bytes[20..24], 0b100_0010_u32.to_ne_bytes());
         assert_eq!(bytes[24..28], [0, 0, 0x1F, 0x90]);
         assert!(bytes[28..].iter().all(|byte| *byte == 0));
+
+        let both = DumpRequest {
+            family: None,
+            ..request
+        };
+        let bytes = both.to_bytes(7);
+        assert_eq!(bytes.len(), 76);
+        assert_eq!(bytes[0..4], 76u32.to_ne_bytes());
+        assert_eq!(bytes[4..6], 18u16.to_ne_bytes());
+        assert_eq!(bytes[20..24], [0, 0, 0x1F, 0x90]);
+        assert_eq!(bytes[68..72], 0b100_0010_u32.to_ne_bytes());
+        let rest = [&bytes[16..20], &bytes[24..68], &bytes[72..]].concat();
+        assert!(rest.iter().all(|byte| *byte == 0));
     }
 
     #[test]

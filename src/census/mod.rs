@@ -3,12 +3,12 @@
 //! The proxy's ledger says what we did; the census says what came of it. It is the only place
 //! where TIME_WAIT can be seen at all: such a socket belongs to no process any more.
 //!
-//! What it promises: one dump a family, however many addresses are watched and whatever is asked of
+//! What it promises: one dump, however many addresses are watched and whatever is asked of
 //! it ([`walk`]), memory that does not grow with the number of sockets, and no privileges.
 //! What it does not know: which program opened a connection (in TIME_WAIT nobody does), and the
 //! backend's side where the backend is on another machine or in another network namespace; its
-//! counts are then zero. The two families are read one after the other, and sockets go on changing
-//! meanwhile: the counts are exact for what rests, and near for what moves.
+//! counts are then zero. Sockets go on changing while they are listed: the counts are exact for what
+//! rests, and near for what moves.
 //!
 //! Everything here blocks for some milliseconds: not for a worker's thread.
 
@@ -309,16 +309,21 @@ fn walk_from(source: Source, visit: &mut impl Visit) -> io::Result<()> {
     }
 }
 
-/// Shows every socket of both families in these states, in one dump each; from the beginning if the
-/// kernel calls a dump interrupted.
+/// Shows every socket of both families in these states: in one dump, or where that is not understood in one
+/// each; from the beginning if the kernel calls a dump interrupted.
 ///
 /// A filter by address would save copying, not walking: for three addresses and more, one dump of
 /// everything is cheaper than one for each of them.
 fn dump(states: States, visit: &mut impl Visit) -> io::Result<()> {
+    dump_of(&[None], states, visit)
+        .or_else(|_| dump_of(&[Some(Family::V4), Some(Family::V6)], states, visit))
+}
+
+fn dump_of(families: &[Option<Family>], states: States, visit: &mut impl Visit) -> io::Result<()> {
     let mut kernel = SockDiag::open()?;
     'again: for _ in 0..TRIES {
         visit.forget();
-        for family in Family::ALL {
+        for &family in families {
             let request = DumpRequest {
                 states,
                 ..DumpRequest::all(family)
@@ -396,6 +401,24 @@ mod tests {
             uid: 0,
             inode: 0,
         }
+    }
+
+    #[test]
+    fn one_dump_lists_what_one_of_each_family_lists() {
+        let listeners =
+            ["127.0.0.1:0", "[::1]:0"].map(|at| std::net::TcpListener::bind(at).unwrap());
+        let addresses = listeners.each_ref().map(|one| one.local_addr().unwrap());
+        let listed = |families: &[Option<Family>]| {
+            let mut all = Vec::new();
+            dump_of(families, TcpState::Listen.into(), &mut all).unwrap();
+            all.retain(|socket: &SocketEntry| addresses.contains(&socket.local));
+            all.sort_by_key(|socket| socket.local);
+            all
+        };
+        let both = listed(&[None]);
+        assert_eq!(both.len(), 2);
+        assert!(both.iter().all(|socket| socket.cookie.is_some()));
+        assert_eq!(both, listed(&[Some(Family::V4), Some(Family::V6)]));
     }
 
     #[test]
