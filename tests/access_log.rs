@@ -28,7 +28,7 @@ use warmline::server::{Server, StartError};
 use support::client::Client;
 use support::httpd::Httpd;
 use support::proxy::{Program, TestProxy};
-use support::scripted::Backend;
+use support::scripted::{Backend, Gate};
 use support::{PATIENCE, wait_until};
 
 /// Longer than any test lasts: only full buffers are written.
@@ -526,6 +526,47 @@ fn sigusr1_reopens_the_file_and_is_harmless_without_one() {
     assert!(program.process().ended().is_none());
 }
 
+/// What waits in the workers' buffers is written when the program is told to end at once, too.
+#[test]
+fn a_second_signal_loses_no_line() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("access.log");
+    let gate = Gate::new();
+    let backend = Backend::start({
+        let gate = gate.clone();
+        move |mut conn| {
+            conn.request();
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            conn.request();
+            conn.pause(&gate);
+        }
+    });
+    let mut program = Program::run(&format!(
+        "[access_log]\npath = \"{}\"\nflush = \"1h\"\n[upstreams.app]\nservers = [\"{}\"]\n",
+        path.display(),
+        backend.addr
+    ));
+    let mut client = Client::connect(program.addr);
+    assert_eq!(client.get("/answered").status, 200);
+    client.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
+    gate.wait_reached(1);
+    program.process().signal(Signal::TERM).unwrap();
+    wait_until(PATIENCE, "the program to say so", || {
+        program.process().said().contains("once more ends at once")
+    });
+    program.process().signal(Signal::TERM).unwrap();
+    let status = program.process().wait(PATIENCE);
+    assert_eq!(status.code(), Some(1));
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text:?}");
+    assert!(
+        lines[0].contains("\"GET /answered HTTP/1.1\" 200 "),
+        "{text}"
+    );
+    assert!(lines[1].contains("\"GET /held HTTP/1.1\" - "), "{text}");
+}
+
 /// Through the whole proxy: what is logged of an exchange is what happened, and by its end all is written.
 #[test]
 fn a_proxys_exchanges_are_logged_with_what_they_were() {
@@ -548,6 +589,8 @@ fn a_proxys_exchanges_are_logged_with_what_they_were() {
         assert_eq!(client.response().status, 200);
     }
     let mut other = Client::connect(proxy.addr());
+    other.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    assert_eq!(other.response().status, 200);
     other.send("nonsense\r\n\r\n");
     assert_eq!(other.response().status, 400);
     drop((client, other));
@@ -557,7 +600,7 @@ fn a_proxys_exchanges_are_logged_with_what_they_were() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(lines.len(), 4, "{text}");
+    assert_eq!(lines.len(), 5, "{text}");
     let targets = ["/first", "/second?a=b", "/third"];
     for (number, (line, target)) in (1..).zip(lines.iter().zip(targets)) {
         for (key, expected) in [
@@ -589,8 +632,11 @@ fn a_proxys_exchanges_are_logged_with_what_they_were() {
         assert!(parts <= seconds("total_seconds") + 1e-5, "{line}");
         assert!(line["sent"].as_u64() > Some(0), "{line}");
     }
-    let refused = &lines[3];
+    assert_eq!(lines[3]["client_kept"], true);
+    let refused = &lines[4];
     assert_eq!(refused["status"], 400);
+    assert_eq!(refused["client_exchange"], 2);
+    assert_eq!(refused["client_kept"], false);
     assert_eq!(refused["outcome"], "refused");
     assert!(refused["target"].is_null() && refused["upstream"].is_null());
 }

@@ -77,7 +77,7 @@ impl Scene {
 
 fn admin(proxy: &TestProxy, address: SocketAddr) -> Admin {
     let server = proxy.server();
-    Admin::start(address, server.control(), server.addresses()).unwrap()
+    Admin::start(address, server.control()).unwrap()
 }
 
 /// The number that stands under this label of the upstream.

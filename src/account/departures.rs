@@ -120,7 +120,7 @@ impl Departures {
     pub fn take(&self, mut each: impl FnMut(Departure)) {
         let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         for ring in &self.rings {
-            ring.take(|words| each(Departure::from_words(words)));
+            ring.take(|words| each(Departure::from_words(words, self.age())));
         }
     }
 
@@ -133,28 +133,35 @@ impl Departures {
 
 impl Departure {
     /// The second word: 24 bits of the pool, the arm, 7 bits of the reason, 32 of the time in
-    /// milliseconds, which is 49 days; they begin again then.
+    /// milliseconds, which is 49 days; they begin again then, and the reader knows which it is.
     fn to_words(self) -> [u64; 2] {
         let pool = u64::from(self.pool) & 0xff_ffff;
         let reason = self.reason as u64 & 0x7f;
-        let at = u64::try_from(self.at.as_millis()).unwrap_or(0) & 0xffff_ffff;
+        let at = millis(self.at) & 0xffff_ffff;
         [
             self.cookie,
             pool << 40 | (self.arm as u64) << 39 | reason << 32 | at,
         ]
     }
 
-    fn from_words([cookie, rest]: [u64; 2]) -> Departure {
+    /// Read at `now`, within 49 days of when it was noted.
+    fn from_words([cookie, rest]: [u64; 2], now: Duration) -> Departure {
         let bits = |from: u32, mask: u64| rest >> from & mask;
+        let now = millis(now);
+        let ago = now.wrapping_sub(bits(0, 0xffff_ffff)) & 0xffff_ffff;
         let index = |bits: u64| usize::try_from(bits).expect("a few bits");
         Departure {
             cookie,
             pool: u32::try_from(bits(40, 0xff_ffff)).expect("24 bits"),
             arm: Arm::ALL[index(bits(39, 1))],
             reason: CloseReason::ALL[index(bits(32, 0x7f))],
-            at: Duration::from_millis(bits(0, 0xffff_ffff)),
+            at: Duration::from_millis(now.saturating_sub(ago)),
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Ring {
@@ -214,8 +221,35 @@ mod tests {
                     reason,
                     at: Duration::from_millis(0xfedc_ba98),
                 };
-                assert_eq!(Departure::from_words(departure.to_words()), departure);
+                let read = Departure::from_words(departure.to_words(), departure.at);
+                assert_eq!(read, departure);
             }
+        }
+    }
+
+    #[test]
+    fn when_it_was_is_known_after_49_days_too() {
+        const TURN: u64 = 1 << 32;
+        for (noted, read) in [
+            (0, 0),
+            (5, 1000),
+            (TURN - 1, TURN - 1),
+            (TURN - 1, TURN + 5),
+            (TURN + 5, TURN + 1005),
+            (7 * TURN + 123, 7 * TURN + 60_123),
+        ] {
+            let departure = Departure {
+                cookie: 1,
+                pool: 2,
+                arm: Arm::Short,
+                reason: CloseReason::KeepAliveOff,
+                at: Duration::from_millis(noted),
+            };
+            let words = departure.to_words();
+            assert_eq!(
+                Departure::from_words(words, Duration::from_millis(read)),
+                departure
+            );
         }
     }
 

@@ -113,7 +113,7 @@ pub struct Upstream<'a> {
     pub name: &'a str,
     /// Whether its connections are pooled.
     pub arm: Arm,
-    /// The backend's address, if a connection was had.
+    /// The address of the last backend that was tried.
     pub backend: Option<&'a dyn std::fmt::Display>,
     /// The backend connection it ended on, if one was had.
     pub connection: Option<Connection>,

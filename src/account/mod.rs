@@ -142,6 +142,7 @@ pub struct PoolTally {
     borrowed: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
     connect_faults: [AtomicU64; ConnectFault::ALL.len()],
+    given_up: AtomicU64,
     ends_begun: AtomicU64,
     retransmits: AtomicU64,
     /// The exchanges this backend had a part in.
@@ -255,6 +256,11 @@ impl PoolTally {
         set(cell, cell.load(Ordering::Relaxed) + 1);
     }
 
+    /// Counts an attempt to open one that nobody waited for any more.
+    pub(crate) fn gave_up(&self) {
+        set(&self.given_up, self.given_up.load(Ordering::Relaxed) + 1);
+    }
+
     /// Counts a TLS handshake.
     pub(crate) fn handshake(&self, resumed: bool) {
         let cell = &self.handshakes[usize::from(resumed)];
@@ -312,6 +318,7 @@ impl PoolTally {
         for (sum, cell) in sum.connect_faults.iter_mut().zip(&self.connect_faults) {
             *sum += cell.load(Ordering::Relaxed);
         }
+        sum.given_up += self.given_up.load(Ordering::Relaxed);
         sum.retransmits += self.retransmits.load(Ordering::Relaxed);
         self.traffic.add_to(&mut sum.traffic);
         self.spans.add_to(&mut sum.spans);
@@ -398,6 +405,8 @@ pub struct PoolFigures {
     /// Attempts to open one that came to nothing, by [`ConnectFault`]; those that were given up are not
     /// among them.
     pub connect_faults: [u64; ConnectFault::ALL.len()],
+    /// Attempts that were given up.
+    pub given_up: u64,
     /// Segments that had to be sent again on the connections in [`Span::RoundTrip`].
     pub retransmits: u64,
     /// The exchanges these backends had a part in.
@@ -417,6 +426,7 @@ impl PoolFigures {
             handshakes,
             counts,
             connect_faults,
+            given_up,
             retransmits,
             traffic,
             spans,
@@ -435,6 +445,7 @@ impl PoolFigures {
         for (sum, other) in self.connect_faults.iter_mut().zip(connect_faults) {
             *sum += other;
         }
+        self.given_up += given_up;
         self.retransmits += retransmits;
         self.counts.add(counts);
         self.traffic.add(traffic);

@@ -154,9 +154,10 @@ fn connections(page: &mut Page, backends: &[Backend]) {
         for (fault, count) in ConnectFault::ALL.into_iter().zip(figures.connect_faults) {
             family.sample(&[upstream, address, ("reason", fault.label())], count);
         }
-        let failed: u64 = figures.connect_faults.iter().sum();
-        let given_up = figures.counts.open_failed.saturating_sub(failed);
-        family.sample(&[upstream, address, ("reason", "given_up")], given_up);
+        family.sample(
+            &[upstream, address, ("reason", "given_up")],
+            figures.given_up,
+        );
     }
     let mut family = page.family(
         "warmline_backend_tls_handshakes_total",

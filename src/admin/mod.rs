@@ -23,10 +23,11 @@ mod snat;
 mod traffic;
 mod warning;
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -44,6 +45,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::account::Close;
+use crate::census::folded;
 use crate::json::Json;
 use crate::net::BackendAddr;
 use crate::server::{AdminAddress, AdminSettings, Control};
@@ -59,6 +61,10 @@ use site::{Answered, Effective, Site};
 /// hold one for ever.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// How many connections there may be: each takes a file descriptor that clients need. At the limit the
+/// oldest that does not follow events is closed for each new one.
+const MOST: usize = 128;
+
 /// The listener of a running proxy. Ended when dropped.
 pub struct Admin {
     address: AdminAddress,
@@ -68,16 +74,11 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Listens as `settings` say and answers for the proxy that `control` is of, which serves at
-    /// `listeners`.
+    /// Listens as `settings` say and answers for the proxy that `control` is of.
     ///
     /// # Errors
     /// When the address cannot be listened on, or a thread not be started.
-    pub fn start(
-        settings: impl Into<AdminSettings>,
-        control: Control,
-        listeners: Vec<SocketAddr>,
-    ) -> io::Result<Admin> {
+    pub fn start(settings: impl Into<AdminSettings>, control: Control) -> io::Result<Admin> {
         let settings = settings.into();
         let bound = Bound::on(&settings.address)?;
         let address = bound.address()?;
@@ -96,7 +97,7 @@ impl Admin {
                     .build_local(LocalOptions::default());
                 let sampler = Sampler::start({
                     let control = control.clone();
-                    move || watched(&control, &listeners)
+                    move || watched(&control)
                 });
                 let (runtime, sampler) = match (runtime, sampler) {
                     (Ok(runtime), Ok(sampler)) => (runtime, sampler),
@@ -161,11 +162,12 @@ impl Drop for Admin {
 }
 
 async fn serve(door: &Door, site: &Rc<Site>) {
+    let guests = Guests::default();
     loop {
         let site = Rc::clone(site);
         match door.accept().await {
-            Ok(Guest::Tcp(stream)) => spawn_local(speak(stream, site)),
-            Ok(Guest::Unix(stream)) => spawn_local(speak(stream, site)),
+            Ok(Guest::Tcp(stream)) => spawn_local(speak(stream, site, guests.admit())),
+            Ok(Guest::Unix(stream)) => spawn_local(speak(stream, site, guests.admit())),
             Err(error) => {
                 debug!(%error, "the admin listener cannot accept");
                 sleep(Duration::from_millis(50)).await;
@@ -175,10 +177,39 @@ async fn serve(door: &Door, site: &Rc<Site>) {
     }
 }
 
-/// Answers the requests of one connection, until it ends, has lasted too long, or does not take the
-/// events it asked for.
-async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, site: Rc<Site>) {
-    let link = Rc::new(Link::default());
+/// The connections that are open, the oldest first.
+#[derive(Default)]
+struct Guests(RefCell<VecDeque<Weak<Link>>>);
+
+impl Guests {
+    /// One more. If there are as many as may be, another gives way.
+    fn admit(&self) -> Rc<Link> {
+        let mut guests = self.0.borrow_mut();
+        guests.retain(|guest| guest.strong_count() > 0);
+        if guests.len() >= MOST {
+            let gives_way = |guest: &Weak<Link>| {
+                let link = guest.upgrade();
+                link.is_some_and(|link| !link.follows.get())
+            };
+            let oldest = guests.iter().position(gives_way);
+            let oldest = oldest.and_then(|at| guests.remove(at)?.upgrade());
+            if let Some(link) = oldest {
+                link.over.notify_one();
+            }
+        }
+        let link = Rc::new(Link::default());
+        guests.push_back(Rc::downgrade(&link));
+        link
+    }
+}
+
+/// Answers the requests of one connection, until it ends, has lasted too long, has to give way, or does
+/// not take the events it asked for.
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    site: Rc<Site>,
+    link: Rc<Link>,
+) {
     let answer = service_fn(|request: Request<Incoming>| {
         let (site, link) = (Rc::clone(&site), Rc::clone(&link));
         async move { Answered::Ok(site.answer(&request, &link).await) }
@@ -199,18 +230,18 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, site: Rc<S
             }
         }
         () = limit => debug!("an admin connection has lasted too long"),
-        () = link.over.notified() => debug!("who followed the events did not take them"),
+        () = link.over.notified() => debug!("an admin connection is closed: its place was needed, or its events were not taken"),
     }
 }
 
-/// The addresses whose sockets are counted.
-fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
+/// The addresses whose sockets are counted, as the kernel's tables have them.
+fn watched(control: &Control) -> Watched {
     let mut backends: Vec<Backend> = Vec::new();
     let mut places = Vec::new();
     for upstream in control.upstreams() {
         for (pool, backend) in upstream.pools() {
             if let BackendAddr::Ip(backend) = *backend {
-                let upstream = upstream.name.clone();
+                let (upstream, backend) = (upstream.name.clone(), folded(backend));
                 places.push((pool, Place { upstream, backend }));
             }
         }
@@ -218,6 +249,7 @@ fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
             let BackendAddr::Ip(address) = backend else {
                 continue;
             };
+            let address = folded(address);
             let more = Backend {
                 address,
                 source_ports: upstream.source_ports,
@@ -235,7 +267,7 @@ fn watched(control: &Control, listeners: &[SocketAddr]) -> Watched {
     }
     Watched {
         backends,
-        listeners: listeners.to_vec(),
+        listeners: control.addresses().into_iter().map(folded).collect(),
         places,
         departures: control.departures(),
     }

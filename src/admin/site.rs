@@ -13,6 +13,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::census::folded;
 use crate::server::{AdminSettings, Control};
 
 use super::events::{self, Audience, Events, Link};
@@ -234,7 +235,7 @@ impl Site {
                     upstream: upstream.name.clone(),
                     arm: upstream.arm,
                     address: address.to_string(),
-                    ip: address.ip(),
+                    ip: address.ip().map(folded),
                     figures,
                     line,
                 });

@@ -341,7 +341,7 @@ fn dump_of(families: &[Option<Family>], states: States, visit: &mut impl Visit) 
 
 /// The address as a [`SocketEntry`] has it: IPv4 in IPv6 folded, without flow label and scope,
 /// which the kernel's tables do not have.
-fn folded(address: SocketAddr) -> SocketAddr {
+pub fn folded(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

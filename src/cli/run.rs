@@ -110,7 +110,7 @@ impl Shown<'_> {
 /// Starts the admin listener, if there is to be one.
 fn admin(server: &Server, settings: &server::Settings) -> io::Result<Option<Admin>> {
     let start = |admin: &AdminSettings| {
-        Admin::start(admin.clone(), server.control(), server.addresses())
+        Admin::start(admin.clone(), server.control())
             .map_err(|error| io::Error::other(format!("{}: {error}", admin.address)))
     };
     settings.admin.as_ref().map(start).transpose()

@@ -5,13 +5,18 @@ use std::io;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::server::{Control, ReloadError, Server, Settings};
+
+/// How long ending at once may take.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// The signals that end the proxy. QUIT is nginx's graceful stop; TERM and INT are graceful here
 /// too, since that is what service managers and containers send.
@@ -115,9 +120,12 @@ async fn wait(
     Ok(tokio::select! {
         name = stop.told() => {
             warn!("{name} again: ending at once");
+            control.stop_at_once();
+            // The access log has a few lines to write; who does not come to an end is left behind.
+            let _ = timeout(AT_ONCE, all_ended).await;
             ExitCode::FAILURE
         }
-        _ = all_ended => {
+        _ = &mut all_ended => {
             info!("stopped");
             ExitCode::SUCCESS
         }

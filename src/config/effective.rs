@@ -27,10 +27,13 @@ impl Effective {
     /// Those of a file without faults.
     pub(super) fn of(root: &DeTable<'_>, env: Env<'_>) -> Effective {
         let env = |name: &str| {
-            let value = env(name)?;
             let upper = name.to_ascii_uppercase();
-            let is_secret = SECRETS.iter().any(|word| upper.contains(word));
-            Some(if is_secret { BLANK.to_owned() } else { value })
+            // Its default too, where it is not set.
+            if SECRETS.iter().any(|word| upper.contains(word)) {
+                Some(BLANK.to_owned())
+            } else {
+                env(name)
+            }
         };
         let empty = DeTable::new();
         let mut tables = Vec::new();
@@ -105,9 +108,9 @@ impl Effective {
     /// What takes a restart is as it was in `before`.
     pub fn restart_only_from(&mut self, before: &Effective) {
         for (table, shown) in &before.0 {
-            if *table == keys::ADMIN.key {
-                if let Some(admin) = self.table(table) {
-                    admin.clone_from(shown);
+            if [keys::ADMIN.key, keys::ACCESS_LOG.key].contains(table) {
+                if let Some(now) = self.table(table) {
+                    now.clone_from(shown);
                 }
             } else if let (true, Json::Object(settings)) = (*table == keys::SERVER.key, shown) {
                 for (name, value) in settings.iter().filter(|(name, _)| *name == "workers") {
@@ -271,6 +274,9 @@ mod tests {
         let all = effective(FILE).json().to_string();
         assert!(!all.contains("hunter2"), "{all}");
         assert!(all.contains("***.example"), "{all}");
+        let file = FILE.replace("${API_TOKEN}", "${OTHER_TOKEN:-hunter2}");
+        let all = effective(&file).json().to_string();
+        assert!(!all.contains("hunter2"), "{all}");
     }
 
     #[test]
@@ -287,13 +293,14 @@ mod tests {
         );
         assert_eq!(all["listeners"][0]["address"]["value"], "127.0.0.1:1");
         let mut next = effective(&format!(
-            "[admin]\n{}",
+            "[admin]\n[access_log]\npath = \"stdout\"\n{}",
             FILE.replace("workers = 3", "workers = 9")
         ));
         next.restart_only_from(&now);
         let next = read(&next);
         assert_eq!(next["server"]["workers"]["value"], 7);
         assert_eq!(next["admin"], json!(null));
+        assert_eq!(next["access_log"], read(&now)["access_log"]);
         assert_eq!(next["client"]["keep_alive_timeout"]["value"], "2s");
     }
 }

@@ -494,6 +494,11 @@ fn closes_first(upstream: &backend::Settings, backend: &LiveBackend) -> Option<F
     let lost = backend.races_lost;
     let shorter = |theirs: Duration| {
         let shorter = theirs.saturating_sub(pool.hint_margin.min(theirs / 2));
+        // 0 would keep none.
+        if shorter < Duration::from_millis(1) {
+            return "turn keep-alive on at the backend: it closes as soon as it has answered"
+                .to_owned();
+        }
         let text = if shorter.as_millis().is_multiple_of(1000) {
             format!("{}s", shorter.as_secs())
         } else {
@@ -799,6 +804,14 @@ mod tests {
                 "3 requests met",
             ),
             ("", None, 1.0, vec![], Problem, "see the backend's log"),
+            (
+                "",
+                None,
+                0.0,
+                vec![closes("peer_closed_idle", 20.0, 0.006)],
+                Advice,
+                "as soon as it has answered",
+            ),
         ] {
             let case = Case::new(settings).live(|backend| {
                 backend.learned_idle_timeout = learned.map(seconds);

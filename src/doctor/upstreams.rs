@@ -200,10 +200,13 @@ fn limit_of(facts: &Facts<'_>, upstream: &backend::Settings) -> Finding {
     };
     let found = format!(
         "max_keep_alive_requests = {most}: a connection ends after {}, and its TIME_WAIT is {whose}.",
-        counted(most.get() + 1, "request"),
+        counted(u64::from(most.get()) + 1, "request"),
     );
     let busiest = busiest(facts, upstream);
-    let raise = |to: u64| line(upstream, &format!("max_keep_alive_requests = {to}"));
+    let raise = || {
+        let more = most.get().saturating_mul(10).max(1000);
+        line(upstream, &format!("max_keep_alive_requests = {more}"))
+    };
     let peer = line(upstream, "close_last = \"peer\"");
     if let (Holder::Here, Some((address, rate, given))) = (holder, &busiest) {
         let room = given.headroom();
@@ -224,19 +227,19 @@ fn limit_of(facts: &Facts<'_>, upstream: &backend::Settings) -> Finding {
                 return Finding::problem(found)
                     .why(why)
                     .remedy(peer)
-                    .remedy(format!("or {}", raise(1000)));
+                    .remedy(format!("or {}", raise()));
             }
             if given.rate * 2.0 > room.fails_above {
                 return Finding::advice(found)
                     .why(why)
                     .remedy(peer)
-                    .remedy(format!("or {}", raise(1000)));
+                    .remedy(format!("or {}", raise()));
             }
         } else if most_requests < NEAR {
             return Finding::advice(found)
                 .why(why)
                 .remedy(peer)
-                .remedy(format!("or {}", raise(1000)));
+                .remedy(format!("or {}", raise()));
         }
     }
     if most.get() < FEW_REQUESTS {
@@ -245,7 +248,7 @@ fn limit_of(facts: &Facts<'_>, upstream: &backend::Settings) -> Finding {
                 "One request in {} pays for a connect and the backend for a close; 1,000, the default, is one in 1,001.",
                 grouped(most.get() + 1)
             ))
-            .remedy(raise(1000));
+            .remedy(raise());
     }
     let rates = facts.backends(upstream).into_iter();
     let all: f64 = rates
@@ -586,6 +589,12 @@ mod tests {
                 Advice,
                 "One request in 10",
             ),
+            (
+                "max_keep_alive_requests = 4294967295",
+                None,
+                Fine,
+                "4,294,967,296 requests",
+            ),
             ("", Some(1001), Fine, "That is 1.0/s now"),
             (&format!("{FIN} 9"), None, Advice, "Above 4,628 requests/s"),
             (&format!("{FIN} 100"), None, Fine, "this side"),
@@ -600,6 +609,12 @@ mod tests {
                 Some(50_000),
                 Problem,
                 "close_last = \"peer\"",
+            ),
+            (
+                &format!("{FIN} 1000"),
+                Some(500_000),
+                Problem,
+                "max_keep_alive_requests = 10000",
             ),
         ] {
             let mut case = Case::new(settings);

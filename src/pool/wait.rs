@@ -372,6 +372,7 @@ impl<C: Connect> Drop for Permit<C> {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
             self.pool.state.borrow_mut().open_failed(id);
+            self.pool.tally.gave_up();
             self.pool.common.shared.failed(self.ticket, Instant::now());
             self.pool.publish();
         }

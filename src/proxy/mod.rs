@@ -288,8 +288,7 @@ impl Proxy {
             };
             debug!(backend = %backend.address(), ?proof, reason = %Chain(&failure), "sending again");
             lease.conn().give_names_back(client.socket());
-            record.closes(CloseReason::PeerClosedIdle);
-            lease = another(lease, backend, proof, before, wants).await?;
+            lease = another(lease, backend, (proof, before), wants, record).await?;
             asked = Instant::now();
             record.has(&mut lease, asked);
             record.sent_again(proof);
@@ -314,23 +313,25 @@ fn framing(body: &Incoming) -> Framing {
 async fn another(
     mut lease: BackendLease,
     backend: &Backend,
-    proof: Proof,
-    before: u32,
+    (proof, before): (Proof, u32),
     wants: Wants,
+    record: &mut Record,
 ) -> Result<BackendLease, Failure> {
-    match proof {
-        // The connection is well, and takes fewer at once than was thought.
-        Proof::Refused if before == 0 => {
-            lease.refused();
-            lease.spent(CloseReason::PeerAsked);
-            drop(lease);
-            backend.lease_again(wants).await
-        }
-        Proof::Unsent | Proof::Repeatable | Proof::Refused => {
-            lease.spent(CloseReason::PeerClosedIdle);
-            drop(lease);
-            backend.lease_fresh(wants.identity).await
-        }
+    // The connection is well, and takes fewer at once than was thought.
+    let is_well = proof == Proof::Refused && before == 0;
+    let reason = if is_well {
+        lease.refused();
+        CloseReason::PeerAsked
+    } else {
+        CloseReason::PeerClosedIdle
+    };
+    lease.spent(reason);
+    record.closes(reason);
+    drop(lease);
+    if is_well {
+        backend.lease_again(wants).await
+    } else {
+        backend.lease_fresh(wants.identity).await
     }
 }
 

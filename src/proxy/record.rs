@@ -51,7 +51,11 @@ impl Ears {
         };
         self.front.note(&over);
         if let Some(log) = &self.log {
-            log(&exchange(&over, client.address().0, client, None));
+            log(&Exchange {
+                client_exchange: client.exchange().saturating_add(1),
+                client_kept: false,
+                ..exchange(&over, client.address().0, client, None)
+            });
         }
     }
 }
@@ -284,7 +288,8 @@ fn exchange<'a>(
     Exchange {
         client: address,
         client_exchange: client.exchange(),
-        client_kept: client.has_promised(),
+        // Without a response there is the promise of the one before.
+        client_kept: over.status != 0 && client.has_promised(),
         asked: None,
         status: over.status,
         received: over.received,

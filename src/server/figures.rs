@@ -1,5 +1,6 @@
-//! The figures of all upstreams, through every change of them.
+//! The figures of all upstreams, through every change of them; and what is listened on.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -106,15 +107,30 @@ fn add(common: &ServerCommon, sum: &mut PoolFigures) {
     }
 }
 
-/// The figures of all upstreams. Locked to be read and when an upstream changes; never on the way
-/// of a request.
+/// The figures of all upstreams, and the addresses that are listened on. Locked to be read and when
+/// one of them changes; never on the way of a request.
 #[derive(Debug, Default)]
-pub(super) struct Book(Mutex<Vec<UpstreamFigures>>);
+pub(super) struct Book {
+    upstreams: Mutex<Vec<UpstreamFigures>>,
+    listeners: Mutex<Vec<SocketAddr>>,
+}
 
 impl Book {
     /// What is in it now: the upstreams in their order, after them those that are no more.
     pub(super) fn read(&self) -> Vec<UpstreamFigures> {
         self.lock().clone()
+    }
+
+    /// The addresses that are listened on, in the order of the settings.
+    pub(super) fn listeners(&self) -> Vec<SocketAddr> {
+        let listeners = self.listeners.lock();
+        listeners.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// These addresses are listened on from now on.
+    pub(super) fn listens_on(&self, addresses: Vec<SocketAddr>) {
+        let listeners = self.listeners.lock();
+        *listeners.unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
     /// The upstreams are these from now on.
@@ -153,7 +169,9 @@ impl Book {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<UpstreamFigures>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.upstreams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

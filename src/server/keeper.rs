@@ -337,6 +337,9 @@ impl Keeper {
             .map(|upstream| Arc::clone(&upstream.plan))
             .collect();
         self.book.enter(&plans);
+        let listeners = self.listeners.iter();
+        self.book
+            .listens_on(listeners.map(|listening| listening.address()).collect());
         self.orders.send_replace(Arc::new(Orders {
             listeners: self.listeners_with_policies(),
             max_clients: self.settings.max_clients,

@@ -219,6 +219,7 @@ impl Server {
                 log: sinks.next(),
                 orders: server.orders.clone(),
                 stop: server.control.stop.subscribe(),
+                cut: server.control.cut.subscribe(),
             };
             let worker = thread::Builder::new()
                 .name(format!("worker-{number}"))
@@ -231,9 +232,7 @@ impl Server {
 
     /// The addresses it listens on, in the order of the settings.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let orders = self.orders.borrow();
-        let listeners = orders.listeners.iter();
-        listeners.map(|one| one.listening.address()).collect()
+        self.control.addresses()
     }
 
     /// The upstreams with their live figures; after them those that a reload has removed.
@@ -323,6 +322,7 @@ fn keep(
         .map(|_| Arc::new(Departures::new(workers)));
     let control = Control {
         stop: watch::Sender::new(false),
+        cut: watch::Sender::new(false),
         reloads,
         book: Arc::default(),
         departures: departures.clone(),
@@ -357,6 +357,7 @@ fn keep(
 #[derive(Clone, Debug)]
 pub struct Control {
     stop: watch::Sender<bool>,
+    cut: watch::Sender<bool>,
     reloads: mpsc::UnboundedSender<Reload>,
     book: Arc<Book>,
     /// Noted if there is somebody to be told: with [`Settings::admin`].
@@ -383,6 +384,11 @@ impl Control {
     /// How many client connections are open, idle ones included.
     pub fn clients(&self) -> u32 {
         self.room.taken()
+    }
+
+    /// The addresses it listens on, in the order of the settings.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.book.listeners()
     }
 
     /// How many workers it has.
@@ -424,6 +430,12 @@ impl Control {
     /// What became of the access log's lines, if there is one.
     pub fn access_log(&self) -> Option<log::Counts> {
         self.log.as_ref().map(log::Handle::counts)
+    }
+
+    /// Stops at once: requests in flight are broken off. What they came to is still logged.
+    pub fn stop_at_once(&self) {
+        self.stop();
+        self.cut.send_replace(true);
     }
 
     /// Has the access log's file reopened; see [`log::Handle::reopen`]. `false` if there is no such log.

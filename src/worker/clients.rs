@@ -165,6 +165,13 @@ impl Clients {
         conns.iter().map(|(_, conn)| Rc::clone(conn)).collect()
     }
 
+    /// What is still open is closed at once with the worker's end.
+    pub(super) fn cut_off(&self) {
+        for (_, conn) in &*self.conns.borrow() {
+            conn.cut_off();
+        }
+    }
+
     /// Lets requests in flight finish, for at most `bound`; what is idle is closed.
     pub(super) async fn drain(&self, bound: Duration) {
         self.draining.set(true);
@@ -179,9 +186,7 @@ impl Clients {
                 () = sleep_until(end) => {
                     let left = self.count.get();
                     warn!(connections = left, "shutdown_timeout is over: closing what is left");
-                    for (_, conn) in &*self.conns.borrow() {
-                        conn.cut_off();
-                    }
+                    self.cut_off();
                     return;
                 }
             }

@@ -61,6 +61,8 @@ pub struct Plan {
     pub orders: watch::Receiver<Arc<Orders>>,
     /// Turns to true when the worker is to stop.
     pub stop: watch::Receiver<bool>,
+    /// Turns to true when it is not to wait for requests in flight any more.
+    pub cut: watch::Receiver<bool>,
     /// Who wants to see its connections.
     pub looks: mpsc::Receiver<Look>,
     /// For how many clients there is room.
@@ -145,7 +147,16 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     }
     let bound = plan.orders.borrow().shutdown_timeout;
     door.proxy.borrow().drain();
-    door.clients.drain(bound).await;
+    let cut = async {
+        if plan.cut.wait_for(|cut| *cut).await.is_err() {
+            // Nobody is left who could say it.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = door.clients.drain(bound) => {}
+        () = cut => door.clients.cut_off(),
+    }
     looking.abort();
     taking_up.abort();
     ringing.abort();

@@ -1,7 +1,7 @@
 //! What an operator's programs are told: is it well, is it ready, what does it count.
 
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
@@ -10,7 +10,7 @@ use warmline::server::{AdminAddress, AdminSettings};
 
 use crate::program::Program;
 use crate::proxy::{GET, Proxy, ask, ms};
-use crate::support::client::{Client, get};
+use crate::support::client::{Client, Ended, get};
 use crate::support::scripted::{Backend, Gate, Refusing};
 use crate::support::{PATIENCE, local, wait_until};
 
@@ -26,7 +26,7 @@ impl Listening {
 /// Its admin listener.
 pub fn admin(proxy: &Proxy) -> Listening {
     let server = proxy.server();
-    Listening(Admin::start(local(0), server.control(), server.addresses()).unwrap())
+    Listening(Admin::start(local(0), server.control()).unwrap())
 }
 
 /// The figure that stands on the page under this name and these labels.
@@ -355,7 +355,7 @@ fn nothing_else_is_answered_there() {
     assert_eq!(response.status, 405);
     assert_eq!(response.header("Allow"), Some("GET, HEAD"));
     assert!(backend.requests().is_empty());
-    assert!(client.end_within(ms(1)) != crate::support::client::Ended::Reset);
+    assert!(client.end_within(ms(1)) != Ended::Reset);
 }
 
 fn json(admin: SocketAddr, path: &str) -> Value {
@@ -461,6 +461,25 @@ fn a_connection_in_use_is_shown_as_such() {
     assert_eq!(client.response().status, 200);
 }
 
+/// The kernel has the sockets of such an address under the one of IPv4.
+#[test]
+fn a_backend_at_an_ipv4_address_in_ipv6_has_its_ports_too() {
+    let backend = Backend::numbered();
+    let IpAddr::V4(ip) = backend.addr.ip() else {
+        panic!("it listens on 127.0.0.1");
+    };
+    let mapped = SocketAddr::new(ip.to_ipv6_mapped().into(), backend.addr.port());
+    let proxy = Proxy::start(mapped, |_| {});
+    let admin = admin(&proxy);
+    let mut client = proxy.client();
+    assert_eq!(ask(&mut client, GET).status, 200);
+    wait_until(PATIENCE, "the ports", || {
+        let snapshot = json(admin.address(), "/snapshot");
+        let shown = &snapshot["upstreams"][0]["backends"][0];
+        shown["ports"][0]["in_use"] == 1 && shown["states"]["towards"]["ESTABLISHED"] == 1
+    });
+}
+
 /// The snapshots that come over a connection that follows the events.
 struct Events {
     stream: std::net::TcpStream,
@@ -522,6 +541,30 @@ fn events_are_told_every_second_to_those_who_follow_and_to_no_more_than_sixteen(
 }
 
 #[test]
+fn a_crowd_of_connections_keeps_nobody_out_and_takes_no_more_than_128() {
+    let backend = Backend::numbered();
+    let proxy = Proxy::start(backend.addr, |_| {});
+    let admin = admin(&proxy);
+    let mut follower = Events::follow(admin.address());
+    follower.read_until("data: {");
+    let mut crowd: Vec<_> = (0..300).map(|_| Client::connect(admin.address())).collect();
+    assert_eq!(get(admin.address(), "/healthz").status, 200);
+    for early in &mut crowd[..150] {
+        assert_eq!(
+            early.end_within(PATIENCE),
+            Ended::Fin,
+            "the oldest give way"
+        );
+    }
+    // Who follows is not among them.
+    follower.text.clear();
+    follower.read_until("data: {");
+    let late = crowd.last_mut().unwrap();
+    late.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(late.response().status, 200);
+}
+
+#[test]
 fn only_requests_for_this_machine_are_answered_unless_it_is_public() {
     let backend = Backend::numbered();
     let proxy = Proxy::start(backend.addr, |_| {});
@@ -531,7 +574,7 @@ fn only_requests_for_this_machine_are_answered_unless_it_is_public() {
             address: AdminAddress::Ip(local(0)),
             public,
         };
-        let admin = Admin::start(settings, server.control(), server.addresses()).unwrap();
+        let admin = Admin::start(settings, server.control()).unwrap();
         let address = admin.address().ip().unwrap();
         let status = |head: &str| {
             let mut client = Client::connect(address);
@@ -572,7 +615,7 @@ fn a_unix_socket_is_one_too() {
         address: AdminAddress::Unix(path.clone()),
         public: false,
     };
-    let admin = Admin::start(settings(), server.control(), server.addresses()).unwrap();
+    let admin = Admin::start(settings(), server.control()).unwrap();
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
@@ -584,11 +627,57 @@ fn a_unix_socket_is_one_too() {
         answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"),
         "{answer}"
     );
-    let second = Admin::start(settings(), server.control(), server.addresses());
+    let second = Admin::start(settings(), server.control());
     let error = second.err().unwrap().to_string();
     assert_eq!(error, "another process listens there");
     drop(admin);
     assert!(!path.exists());
+}
+
+#[test]
+fn the_listeners_are_those_that_there_are_after_a_reload_too() {
+    let backend = Backend::numbered();
+    let file = |listeners: &[&str]| {
+        let listeners: Vec<_> = listeners
+            .iter()
+            .map(|address| format!("[[listeners]]\naddress = \"{address}:0\"\n"))
+            .collect();
+        let listeners = listeners.concat();
+        format!(
+            "[server]\nworkers = 1\n[admin]\naddress = \"127.0.0.1:0\"\n{listeners}\
+             [upstreams.app]\nservers = [\"{}\"]\n",
+            backend.addr
+        )
+    };
+    let program = Program::with_file(&file(&["127.0.0.1"]));
+    let address = admin_of(&program);
+    let shown = || {
+        let listeners = json(address, "/states")["listeners"].clone();
+        let listeners = listeners.as_array().unwrap().clone();
+        let ip = |one: &Value| {
+            one["address"]
+                .as_str()?
+                .split(':')
+                .next()
+                .map(str::to_owned)
+        };
+        listeners.iter().filter_map(ip).collect::<Vec<_>>()
+    };
+    wait_until(PATIENCE, "the listener", || shown() == ["127.0.0.1"]);
+    program.reload(&file(&["127.0.0.1", "127.0.0.2"]));
+    wait_until(PATIENCE, "the one that has come", || {
+        shown() == ["127.0.0.1", "127.0.0.2"]
+    });
+    program.reload(&file(&["127.0.0.2"]));
+    wait_until(PATIENCE, "the one that stays", || shown() == ["127.0.0.2"]);
+}
+
+/// Where a program's admin listener is, as its log says.
+fn admin_of(program: &Program) -> SocketAddr {
+    program.wait_for_log("admin on http://");
+    let log = program.log();
+    let address = log.split("admin on http://").nth(1).unwrap();
+    address.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 #[test]
@@ -603,10 +692,7 @@ fn the_settings_in_effect_are_shown_and_again_after_a_reload() {
         )
     };
     let program = Program::with_file(&file("7s", 0));
-    program.wait_for_log("admin on http://");
-    let log = program.log();
-    let address = log.split("admin on http://").nth(1).unwrap();
-    let address: SocketAddr = address.split_whitespace().next().unwrap().parse().unwrap();
+    let address = admin_of(&program);
     let shown = || json(address, "/config");
     let timeout =
         |shown: &Value| shown["upstreams"][0]["settings"]["keep_alive_timeout"]["value"].clone();

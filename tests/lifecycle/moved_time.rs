@@ -132,6 +132,7 @@ pub fn in_moved_time(
             number: 0,
             orders: ordered,
             stop: stopped,
+            cut: watch::channel(false).1,
             looks: mpsc::channel(1).1,
             room: Arc::new(Room::new(1)),
             log: None,

@@ -27,6 +27,9 @@ const cards = new Map();
 
 function take(snapshot) {
   latest = snapshot;
+  for (const name of past.keys()) {
+    if (!snapshot.upstreams.some((one) => one.name === name)) past.delete(name);
+  }
   for (const upstream of snapshot.upstreams) {
     const points = past.get(upstream.name) ?? [];
     past.set(upstream.name, points);
