@@ -27,7 +27,9 @@ impl TrafficTally {
             more(&self.received, over.received);
         }
         more(&self.sent, over.sent);
-        self.total.note(over.total);
+        if let Some(total) = over.total {
+            self.total.note(total);
+        }
     }
 
     /// Adds these to `sum`.
@@ -54,8 +56,8 @@ pub struct Over {
     pub received: u64,
     /// The bytes of the response's body that were handed over.
     pub sent: u64,
-    /// From the request's head to the last byte of the response handed over.
-    pub total: Duration,
+    /// From the request's head to the last byte of the response handed over; `None` if there was no head.
+    pub total: Option<Duration>,
 }
 
 /// Exchanges, added up.
@@ -276,7 +278,7 @@ mod tests {
             outcome,
             received: 10,
             sent: 100,
-            total: Duration::from_millis(3),
+            total: Some(Duration::from_millis(3)),
         };
         let (one, front) = (TrafficTally::default(), FrontTally::default());
         one.note(&over(200, Outcome::Answered));

@@ -94,6 +94,18 @@ impl LaneSample {
     }
 }
 
+impl LaneSample {
+    /// The ports that a `connect()` cannot have, as a part of all: of those in TIME_WAIT only the youngest
+    /// where they are taken again.
+    pub(super) fn held(&self) -> f64 {
+        if self.ports == 0 || !self.recycling.takes_place() {
+            return self.taken();
+        }
+        let youngest = u32::try_from(self.births.last_second).unwrap_or(u32::MAX);
+        f64::from(self.in_use.saturating_add(youngest)) / f64::from(self.ports)
+    }
+}
+
 /// What is remembered from one sample to the next.
 #[derive(Debug, Default)]
 pub(super) struct LaneBook {

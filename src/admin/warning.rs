@@ -33,7 +33,7 @@ impl Warnings {
         let mut warnings = Vec::new();
         for lane in lanes {
             let key = (lane.source, lane.backend);
-            let mark = match lane.taken() {
+            let mark = match lane.held() {
                 taken if taken >= VERY_LOW => Some(Mark::VeryLow),
                 taken if taken >= LOW => Some(Mark::Low),
                 taken if taken < RECOVERED => {
@@ -119,6 +119,18 @@ mod tests {
             recycling: Recycling::Off,
             sentence: String::new(),
         }
+    }
+
+    #[test]
+    fn ports_that_are_taken_again_after_a_second_are_not_missed() {
+        let mut warnings = Warnings::default();
+        let mut recycled = LaneSample {
+            recycling: Recycling::OverLoopback,
+            ..lane(900, 50)
+        };
+        assert!(warnings.of(&[recycled.clone()]).is_empty());
+        recycled.births.last_second = 350;
+        assert_eq!(warnings.of(&[recycled]).len(), 1);
     }
 
     #[test]

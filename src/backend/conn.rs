@@ -273,13 +273,12 @@ where
         }
     }
 
-    /// Its local port, where it has one: asked of the kernel.
+    /// Its local port, where it has one: asked of the kernel once.
     pub fn local_port(&self) -> Option<u16> {
-        let socket = match self {
-            Conn::Http1(conn) => conn.socket(),
-            Conn::Http2(conn) => conn.socket(),
-        };
-        socket.local_addr().map(|address| address.port())
+        match self {
+            Conn::Http1(conn) => conn.local_port(),
+            Conn::Http2(conn) => conn.local_port(),
+        }
     }
 
     /// Sends a request, in HTTP/1.1's form whatever the connection speaks. An error that still

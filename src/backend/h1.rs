@@ -1,6 +1,6 @@
 //! One HTTP/1.1 connection to a backend, carried by a task of its own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -56,6 +56,7 @@ where
         gate,
         exit: Exit::new(port),
         origin,
+        local_port: OnceCell::new(),
     });
     // Only now does hyper say that it is ready: it may be parked before its task runs.
     carrier.advance();
@@ -93,6 +94,12 @@ where
     /// What is known of it from its beginning on.
     pub(super) fn origin(&self) -> Origin {
         self.carrier.origin
+    }
+
+    /// Its local port, where it has one.
+    pub(super) fn local_port(&self) -> Option<u16> {
+        let ask = || self.socket.local_addr().map(|address| address.port());
+        *self.carrier.local_port.get_or_init(ask)
     }
 
     /// Its socket.
@@ -234,6 +241,8 @@ struct Carrier<B: Body + 'static> {
     /// How it is to be closed, once that is decided.
     exit: Exit,
     origin: Origin,
+    /// Asked of the kernel when somebody wants to know.
+    local_port: OnceCell<Option<u16>>,
 }
 
 impl<B> Carrier<B>

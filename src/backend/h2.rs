@@ -4,7 +4,7 @@
 //! until the last stream is done. A task here waits for both, and closes the socket as the pool
 //! says.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -53,6 +53,8 @@ struct Shared {
     backend: BackendAddr,
     socket: Rc<Socket>,
     origin: Cell<Origin>,
+    /// Asked of the kernel when somebody wants to know.
+    local_port: OnceCell<Option<u16>>,
     scheme: Scheme,
     /// How many exchanges it carries at once.
     streams: Cell<u32>,
@@ -94,6 +96,7 @@ where
         backend: backend.clone(),
         socket,
         origin: Cell::new(Origin::new(Duration::ZERO)),
+        local_port: OnceCell::new(),
         scheme,
         streams: Cell::new(most),
         exit: Exit::new(port),
@@ -191,9 +194,11 @@ where
         self.shared.origin.set(Origin { connect, ..origin });
     }
 
-    /// Its socket.
-    pub(super) fn socket(&self) -> &Socket {
-        &self.shared.socket
+    /// Its local port, where it has one.
+    pub(super) fn local_port(&self) -> Option<u16> {
+        let shared = &self.shared;
+        let ask = || shared.socket.local_addr().map(|address| address.port());
+        *shared.local_port.get_or_init(ask)
     }
 
     /// How many exchanges it carries at once.

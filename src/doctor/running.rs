@@ -142,13 +142,14 @@ pub(super) fn ports_left(facts: &Facts<'_>) -> Vec<Finding> {
             for (source, way) in &towards.ways {
                 let given = way.given(true);
                 let room = given.headroom();
-                let taken = given.ports - room.left.min(given.ports);
+                let taken = way.held();
+                let free = given.ports - taken;
                 let sentence = given.sentence(address);
                 let found = format!("From {source}: {sentence}.");
                 let soon = room
                     .fails_after
                     .is_some_and(|after| after < Duration::from_mins(10));
-                let finding = if soon || u64::from(room.left) * 10 < u64::from(given.ports) {
+                let finding = if soon || u64::from(free) * 10 < u64::from(given.ports) {
                     Finding::problem(found)
                 } else if u64::from(taken) * 10 > u64::from(given.ports) * 4 {
                     Finding::advice(found)

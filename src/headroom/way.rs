@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Given, Recycling, TIME_WAIT};
+use super::{Given, RECYCLED_AFTER, Recycling, TIME_WAIT};
 use crate::census::Lane;
 use crate::census::ports::{Limits, TwReuse};
 
@@ -65,6 +65,19 @@ impl Way {
             timestamps: self.timestamps,
             loopback: self.loopback,
         }
+    }
+
+    /// Of the ports, those that a `connect()` cannot have: of those in TIME_WAIT only the youngest where
+    /// they are taken again.
+    pub fn held(&self) -> u32 {
+        let youngest = |end: &&Duration| **end > TIME_WAIT.saturating_sub(RECYCLED_AFTER);
+        let waiting = if self.recycling().takes_place() {
+            self.time_wait.iter().filter(youngest).count()
+        } else {
+            self.time_wait.len()
+        };
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        self.in_use.saturating_add(waiting).min(self.ports)
     }
 
     /// What `tcp_tw_reuse` makes of it.

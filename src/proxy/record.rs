@@ -47,7 +47,7 @@ impl Ears {
             outcome: Outcome::Refused,
             received: 0,
             sent: 0,
-            total: Duration::ZERO,
+            total: None,
         };
         self.front.note(&over);
         if let Some(log) = &self.log {
@@ -227,7 +227,7 @@ impl Noted {
             outcome: self.outcome,
             received: self.client.upload().received(),
             sent: self.sent,
-            total: now - self.began,
+            total: Some(now - self.began),
         };
         let checkout = self.checkout.map(|at| at - self.began);
         let first_byte = match (self.checkout, self.answered) {
@@ -295,7 +295,7 @@ fn exchange<'a>(
         received: over.received,
         sent: over.sent,
         outcome: over.outcome,
-        total: over.total,
+        total: over.total.unwrap_or_default(),
         upstream,
     }
 }
