@@ -78,12 +78,12 @@ pub enum Command {
     Load(LoadArgs),
     /// Hold the configuration file against this machine and the running proxy, and say what to do
     ///
-    /// Changes nothing and needs no privileges. If the file has an [admin] table and its proxy runs, that
+    /// Changes nothing and needs no privileges. If the file has an admin table and its proxy runs, that
     /// is asked too, twice within a second. Exit code 1: there is a problem.
     Doctor(DoctorArgs),
     /// Watch a running proxy: pools, TCP states, ports and rates of each backend
     ///
-    /// The proxy's file needs an [admin] table. Keys: q quits, the arrows select a backend, p pauses, ? has
+    /// The proxy's file needs an admin table. Keys: q quits, the arrows select a backend, p pauses, ? has
     /// the rest. With --once, or where there is no terminal, it is printed once as plain text; exit code 1:
     /// no proxy answers.
     Top(TopArgs),
@@ -303,7 +303,7 @@ pub struct DoctorArgs {
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
 
-    /// Where the running proxy's admin listener is [default: the file's [admin] address]
+    /// Where the running proxy's admin listener is [default: the file's admin address]
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH", value_parser = admin_client::address)]
     pub admin: Option<AdminAddress>,
 
