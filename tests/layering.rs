@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "cli/top/view.rs",
     "compare/picture.rs",
     "compare/random.rs",
+    "compare/report/",
     "compare/stats.rs",
     "config/",
     "doctor/",
@@ -278,9 +279,12 @@ impl Source {
     }
 
     fn is_in(&self, places: &[&str]) -> bool {
-        places.iter().any(|place| match place.strip_suffix('/') {
-            Some(folder) => self.module() == folder,
-            None => self.path == *place,
+        places.iter().any(|place| {
+            if place.ends_with('/') {
+                self.path.starts_with(place)
+            } else {
+                self.path == *place
+            }
         })
     }
 

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::quantity::whole;
 
 /// Buckets to a doubling.
@@ -35,7 +37,10 @@ fn last(bucket: usize) -> u64 {
 }
 
 /// Times, counted by how long they were.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// As JSON: the buckets that have some, each as the longest time in it, in ns, and how many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Kept", from = "Kept")]
 pub struct Hdr {
     counts: Box<[u64]>,
     count: u64,
@@ -112,6 +117,44 @@ impl Hdr {
             last(bucket).min(self.max_ns)
         };
         Some(Duration::from_nanos(ns))
+    }
+}
+
+/// How it is kept in a file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    buckets: Vec<(u64, u64)>,
+    sum_ns: u64,
+    max_ns: u64,
+}
+
+impl From<Hdr> for Kept {
+    fn from(times: Hdr) -> Kept {
+        let all = times.counts.iter().copied().enumerate();
+        Kept {
+            buckets: all
+                .filter(|(_, count)| *count > 0)
+                .map(|(bucket, count)| (last(bucket), count))
+                .collect(),
+            sum_ns: u64::try_from(times.sum_ns).unwrap_or(u64::MAX),
+            max_ns: times.max_ns,
+        }
+    }
+}
+
+impl From<Kept> for Hdr {
+    fn from(kept: Kept) -> Hdr {
+        let mut times = Hdr {
+            sum_ns: kept.sum_ns.into(),
+            max_ns: kept.max_ns,
+            ..Hdr::default()
+        };
+        for (ns, count) in kept.buckets {
+            let at = &mut times.counts[bucket(ns)];
+            *at = at.saturating_add(count);
+            times.count = times.count.saturating_add(count);
+        }
+        times
     }
 }
 
@@ -205,6 +248,9 @@ mod tests {
             let told = u64::try_from(left.quantile(q).unwrap().as_nanos()).unwrap();
             prop_assert!(told >= exact && told - exact <= exact / 1000, "{told} {exact}");
             prop_assert_eq!(left.count(), sorted.len() as u64);
+
+            let kept = serde_json::to_string(&left).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Hdr>(&kept).unwrap(), left);
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod hdr;
 pub mod load;
 pub mod picture;
 pub mod random;
+pub mod report;
 pub mod stats;
 mod thread;
 
