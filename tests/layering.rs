@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "cli/load_report.rs",
     "cli/tables.rs",
     "compare/hdr.rs",
+    "compare/lab/spec.rs",
     "compare/load/arrivals.rs",
     "compare/load/response.rs",
     "compare/load/tally.rs",
@@ -185,7 +186,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["alarm", "keepalive", "net", "route"]),
-    ("compare", &["census", "quantity"]),
+    ("compare", &["census", "net", "quantity"]),
     (
         "config",
         &[

@@ -4,6 +4,7 @@
 //! cannot be asked for its sockets, a problem that `doctor` found or a load without a single good answer, 2 for a
 //! command line that cannot be understood.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ mod admin_client;
 mod check;
 mod demo;
 mod doctor;
+mod in_lab;
 mod load;
 mod load_report;
 mod plan;
@@ -87,6 +89,9 @@ pub enum Command {
     /// the rest. With --once, or where there is no terminal, it is printed once as plain text; exit code 1:
     /// no proxy answers.
     Top(TopArgs),
+    /// Become a program that is killed when its starter ends; what a comparison starts programs with
+    #[command(hide = true)]
+    InLab(InLabArgs),
 }
 
 /// The arguments of `run`.
@@ -332,6 +337,23 @@ pub struct TopArgs {
     pub interval: Duration,
 }
 
+/// The arguments of `in-lab`.
+#[derive(Clone, Debug, Args)]
+pub struct InLabArgs {
+    /// The process that must be the parent
+    #[arg(long, value_name = "PID")]
+    pub owner: u32,
+
+    /// The program and its arguments
+    #[arg(
+        value_name = "PROGRAM",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub program: Vec<OsString>,
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -344,6 +366,7 @@ pub fn main() -> ExitCode {
         Some(Command::Load(args)) => load::load(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Top(args)) => top::top(&args),
+        Some(Command::InLab(args)) => in_lab::in_lab(&args),
         // Without a command there is at least one argument, and each of them needs `-t`.
         None => check::check(&CheckArgs {
             config: cli.check.config.unwrap_or_else(|| DEFAULT_CONFIG.into()),
@@ -583,6 +606,8 @@ mod tests {
             "warmline doctor --rate 0",
             "warmline top --interval 0",
             "warmline top --admin nowhere",
+            "warmline in-lab -- sleep",
+            "warmline in-lab --owner 1",
             "warmline doctor config/warmline.toml",
         ] {
             assert!(parse(line).is_err(), "{line}");

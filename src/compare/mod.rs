@@ -8,6 +8,7 @@
 
 pub mod backend;
 pub mod hdr;
+pub mod lab;
 pub mod load;
 pub mod picture;
 pub mod random;
