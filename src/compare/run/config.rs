@@ -212,7 +212,7 @@ impl Wanted<'_> {
             .map(|(at, address)| format!("    server app{at} {address} pool-max-conn -1\n"))
             .collect();
         format!(
-            "global\n    nbthread {workers}\n    maxconn 10000\ndefaults\n    mode http\n    timeout connect 5s\n    \
+            "global\n    nbthread {workers}\n    maxconn 8192\ndefaults\n    mode http\n    timeout connect 5s\n    \
              timeout client 60s\n    timeout server 60s\nfrontend in\n    bind {listen}\n    default_backend app\nbackend app\n    \
              option forwardfor\n    http-request set-header X-Forwarded-Proto http\n    http-request set-header X-Forwarded-Host %[req.hdr(host)]\n\
              {mode}{servers}",

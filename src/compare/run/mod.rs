@@ -86,7 +86,10 @@ pub fn run(settings: &Settings, onlooker: &dyn Onlooker) -> Result<Report, Faile
         if !settings.warm_up.is_zero() && !onlooker.has_enough() {
             watch.drives(at);
             let load = settings.load(arm.address, Duration::ZERO, settings.warm_up, None);
-            drive(&lab, load, onlooker)?;
+            if let Some((tally, _)) = drive(&lab, load, onlooker)? {
+                arm.was_good = tally.any_good();
+                arm.left_clients = tally.connects > u64::from(settings.connections.get());
+            }
         }
         done += 1;
     }

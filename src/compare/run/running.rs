@@ -30,6 +30,10 @@ pub(super) struct Running {
     pub(super) config: String,
     pub(super) version: String,
     pub(super) measured: Measured,
+    /// Whether the proxy ended connections of clients, as it does after an error.
+    pub(super) left_clients: bool,
+    /// Whether the warm-up had a good answer.
+    pub(super) was_good: bool,
 }
 
 /// What was counted of an arm at one moment.
@@ -88,12 +92,12 @@ impl Running {
         }
     }
 
-    /// Whether there is anything to measure.
+    /// Whether there is anything to measure: a good answer, if only in the warm-up.
     pub(super) fn has_answers(&self) -> Result<(), Failed> {
         let Some(round) = self.measured.rounds.first() else {
             return Ok(());
         };
-        if round.statuses.keys().any(|status| *status < 400) {
+        if self.was_good || round.statuses.keys().any(|status| *status < 400) {
             return Ok(());
         }
         let statuses = round.statuses.iter();
@@ -146,7 +150,8 @@ impl Running {
                 (None, served) => served.map(|served| served.connections),
             },
             closes: figures.as_ref().map(|figures| figures.closes.clone()),
-            kernel,
+            // The kernel counts those among the proxy's closes.
+            kernel: kernel.filter(|_| !self.left_clients),
             own_settings: !self.arm.settings.is_empty()
                 || matches!(settings.behind, Behind::File(_)),
             connections: settings.connections.get().into(),
@@ -183,6 +188,7 @@ impl Settings {
             return Ok(false);
         };
         let after = arm.counted()?;
+        arm.left_clients |= tally.connects > u64::from(self.connections.get());
         arm.measured.note(at, &tally, all, &before, &after);
         Ok(true)
     }

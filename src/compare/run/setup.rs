@@ -16,11 +16,14 @@ use super::child::{Backend, Fault, Proxy};
 use super::config::Wanted;
 use super::measured::Measured;
 use super::running::Running;
-use super::{Behind, Failed, Place, Settings, watch};
-use crate::census::PortSet;
+use super::{Behind, Failed, Place, Settings, is_shared, watch};
 use crate::census::ports::{Limits, PortRange};
+use crate::census::{self, PortSet};
 use crate::compare::backend::Answers;
 use crate::compare::lab::{self, ArmSpec, Lab, Spec};
+
+/// Where proxies listen on hosts of their own: below every range of local ports that the kernel gives by itself.
+const PORT: u16 = 8080;
 
 impl Settings {
     /// The hosts.
@@ -121,7 +124,11 @@ impl Settings {
             None => given.to_vec(),
         };
         let ports = self.ports(at)?;
-        let listen = free_port(hosts)?;
+        let listen = if is_shared(lab) {
+            free_port(hosts)?
+        } else {
+            (hosts.proxy_address, PORT).into()
+        };
         let own = file("files");
         fs::create_dir(&own)?;
         let wanted = Wanted {
@@ -155,7 +162,9 @@ impl Settings {
             .answers(lab.client(), listen, &probe)
             .map_err(fault)?;
         let limits = hosts.proxy.run(Limits::read)?;
-        let all = limits.given(&PortSet::default());
+        // None is given that is listened on.
+        let listened = hosts.proxy.run(census::listened_ports)?;
+        let all = limits.given(&listened);
         let ports: PortSet = (0..=u16::MAX)
             .filter(|port| all.contains(*port))
             .filter(|port| ports.as_ref().is_none_or(|ports| ports.contains(port)))
@@ -175,6 +184,8 @@ impl Settings {
             config,
             version: version(arm.program),
             measured: Measured::default(),
+            left_clients: false,
+            was_good: false,
         };
         Ok((running, line))
     }
