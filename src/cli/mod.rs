@@ -25,9 +25,11 @@ mod check;
 mod compare;
 mod demo;
 mod doctor;
+mod healthcheck;
 mod in_lab;
 mod load;
 mod load_report;
+mod notify;
 mod plan;
 mod report;
 pub mod run;
@@ -91,6 +93,10 @@ pub enum Command {
     /// Changes nothing and needs no privileges. If the file has an admin table and its proxy runs, that
     /// is asked too, twice within a second. Exit code 1: there is a problem.
     Doctor(DoctorArgs),
+    /// Ask whether the proxy of a configuration file is well
+    ///
+    /// Asks its admin listener, and without one whether connections are accepted. Exit code 1: it is not.
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Watch a running proxy: pools, TCP states, ports and rates of each backend
     ///
     /// The proxy's file needs an admin table. Keys: q quits, the arrows select a backend, p pauses, ? has
@@ -375,6 +381,7 @@ pub fn main() -> ExitCode {
         Some(Command::Compare(args)) => compare::compare(&args),
         Some(Command::Backend(args)) => backend::backend(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Healthcheck(args)) => healthcheck::healthcheck(&args),
         Some(Command::Top(args)) => top::top(&args),
         Some(Command::InLab(args)) => in_lab::in_lab(&args),
         // Without a command there is at least one argument, and each of them needs `-t`.
