@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "cli/load_report.rs",
     "cli/tables.rs",
     "compare/hdr.rs",
+    "compare/lab/spec.rs",
     "compare/load/arrivals.rs",
     "compare/load/response.rs",
     "compare/load/tally.rs",
@@ -57,6 +58,9 @@ const PURE: &[&str] = &[
     "compare/picture.rs",
     "compare/random.rs",
     "compare/report/",
+    "compare/run/arms.rs",
+    "compare/run/config.rs",
+    "compare/run/fingerprint.rs",
     "compare/stats.rs",
     "config/",
     "doctor/",
@@ -84,6 +88,7 @@ const PURE: &[&str] = &[
     "proxy/retry.rs",
     "quantity.rs",
     "route.rs",
+    "scrape.rs",
     "server/admin.rs",
     "server/change.rs",
 ];
@@ -182,11 +187,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "net",
             "quantity",
             "route",
+            "scrape",
             "server",
         ],
     ),
     ("client", &["alarm", "keepalive", "net", "route"]),
-    ("compare", &["census", "quantity"]),
+    ("compare", &["census", "net", "quantity", "scrape"]),
     (
         "config",
         &[
@@ -205,7 +211,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "doctor",
         &[
-            "backend", "census", "headroom", "lookup", "net", "quantity", "server",
+            "backend", "census", "headroom", "lookup", "net", "quantity", "scrape", "server",
         ],
     ),
     ("headroom", &["census", "quantity"]),
@@ -231,6 +237,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("quantity", &[]),
+    ("scrape", &[]),
     ("route", &[]),
     (
         "server",

@@ -8,10 +8,12 @@
 
 pub mod backend;
 pub mod hdr;
+pub mod lab;
 pub mod load;
 pub mod picture;
 pub mod random;
 pub mod report;
+pub mod run;
 pub mod stats;
 mod thread;
 

@@ -1,14 +1,16 @@
-//! Socket options of Linux that no crate sets safely yet, and a descriptor that a runtime watches. The
-//! only file of the library with `unsafe` in it.
+//! Socket options of Linux that no crate sets safely yet, a descriptor that a runtime watches, and a thread's
+//! own network. The only file of the library with `unsafe` in it.
 
 #![expect(
     unsafe_code,
     reason = "each option passes one integer that lives on the stack, and its size; the runtime owns the \
-              descriptor that it watches"
+              descriptor that it watches; a network namespace of its own takes no memory or descriptor from a thread"
 )]
 
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -150,6 +152,56 @@ pub(super) fn path_facts(socket: &impl AsFd) -> io::Result<PathFacts> {
         round_trip: Duration::from_micros(words[RTT].into()),
         retransmits: words[TOTAL_RETRANS],
     })
+}
+
+/// Gives the calling thread a new network namespace, which the threads and programs it starts from now on
+/// share. Sockets that are open stay where they are.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENOSPC` with too many namespaces (`user.max_net_namespaces`).
+pub fn own_network() -> io::Result<()> {
+    // SAFETY: CLONE_NEWNET alone leaves the thread its memory and its table of descriptors.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A new network device in the calling thread's network namespace, down and without an address. What the kernel
+/// sends out on it is read here, packet by packet, and what is written here comes in on it. It goes with
+/// the file. Reads do not wait.
+///
+/// Shape: an IP packet without anything in front (`IFF_NO_PI`), whole, with its checksum.
+/// Source: Linux, `Documentation/networking/tuntap.rst`.
+///
+/// # Errors
+/// The kernel's: `ENOENT` without its module, `EPERM` without `CAP_NET_ADMIN`, `EINVAL` for a name of more than 15
+/// bytes.
+pub fn tunnel(name: &str) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")?;
+    // SAFETY: the struct is numbers, for all of which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays the zero that ends it.
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags =
+        libc::c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI).expect("two low bits");
+    let pointer: *mut libc::ifreq = &raw mut request;
+    // SAFETY: the file is open, and TUNSETIFF reads and writes one ifreq, which lives on the stack.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, pointer) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file)
 }
 
 fn set(
