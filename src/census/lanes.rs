@@ -85,7 +85,7 @@ impl Lane {
         }
     }
 
-    /// How many TIME_WAITs end by their timers within each quarter of a second, the soonest first: when it
+    /// How many `TIME_WAIT`s end by their timers within each quarter of a second, the soonest first: when it
     /// begins, how long it is, and the count, which is not 0.
     pub fn ends(&self) -> impl Iterator<Item = (Duration, Duration, u32)> + '_ {
         let ends = (0..).zip(self.ends.0.iter());

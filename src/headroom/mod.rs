@@ -598,7 +598,7 @@ mod tests {
                 .collect();
             let length = Duration::from_secs(30);
             let [in_groups, one_by_one] = [&groups, &members].map(|time_wait| {
-                Given { ports, in_use, time_wait, rate, length, tw_reuse, ..DEFAULT }.headroom()
+                Given { ports, in_use, time_wait, length, rate, tw_reuse, ..DEFAULT }.headroom()
             });
             prop_assert_eq!(in_groups.left, one_by_one.left);
             for (grouped, single) in [
