@@ -57,6 +57,9 @@ const PURE: &[&str] = &[
     "compare/picture.rs",
     "compare/random.rs",
     "compare/report/",
+    "compare/run/arms.rs",
+    "compare/run/config.rs",
+    "compare/run/fingerprint.rs",
     "compare/stats.rs",
     "config/",
     "doctor/",
@@ -84,6 +87,7 @@ const PURE: &[&str] = &[
     "proxy/retry.rs",
     "quantity.rs",
     "route.rs",
+    "scrape.rs",
     "server/admin.rs",
     "server/change.rs",
 ];
@@ -182,11 +186,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "net",
             "quantity",
             "route",
+            "scrape",
             "server",
         ],
     ),
     ("client", &["alarm", "keepalive", "net", "route"]),
-    ("compare", &["census", "net", "quantity"]),
+    ("compare", &["census", "net", "quantity", "scrape"]),
     (
         "config",
         &[
@@ -205,7 +210,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "doctor",
         &[
-            "backend", "census", "headroom", "lookup", "net", "quantity", "server",
+            "backend", "census", "headroom", "lookup", "net", "quantity", "scrape", "server",
         ],
     ),
     ("headroom", &["census", "quantity"]),
@@ -231,6 +236,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("quantity", &[]),
+    ("scrape", &[]),
     ("route", &[]),
     (
         "server",

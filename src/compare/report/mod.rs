@@ -141,7 +141,7 @@ pub struct Arm {
     pub timeline: Vec<Moment>,
     /// All rounds: from when a request was due until its answer was over.
     pub latency: Hdr,
-    /// The proxy's connect() to the backend, where it tells: upper bounds of classes in seconds and how many took
+    /// The proxy's `connect()` to the backend, where it tells: upper bounds of classes in seconds and how many took
     /// no longer, as in Prometheus; the last has no bound.
     pub connect_time: Vec<Class>,
     /// The most there was at any moment.
@@ -228,7 +228,7 @@ pub struct Moment {
     pub at: f64,
     /// Whether this arm was the one under load.
     pub driven: bool,
-    /// The proxy's sockets towards the backend, by state as `ss` has it (`time-wait`); those that there are.
+    /// The proxy's sockets towards the backend, by state as the kernel names it (`TIME_WAIT`); those that there are.
     pub proxy: BTreeMap<String, u64>,
     /// The backend's own, where they can be seen.
     pub backend: Option<BTreeMap<String, u64>>,
