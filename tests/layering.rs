@@ -186,7 +186,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["alarm", "keepalive", "net", "route"]),
-    ("compare", &["census", "net", "quantity"]),
+    ("compare", &["census", "headroom", "net", "quantity"]),
     (
         "config",
         &[

@@ -27,6 +27,7 @@ mod in_lab;
 mod load;
 mod load_report;
 mod plan;
+mod report;
 pub mod run;
 mod states;
 mod stop;
@@ -78,6 +79,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Send requests to a URL and say how fast they were answered
     Load(LoadArgs),
+    /// Show the report of a comparison again, or hold saved ones against each other
+    Report(report::ReportArgs),
     /// Hold the configuration file against this machine and the running proxy, and say what to do
     ///
     /// Changes nothing and needs no privileges. If the file has an admin table and its proxy runs, that
@@ -364,6 +367,7 @@ pub fn main() -> ExitCode {
         Some(Command::States(args)) => states::states(&args),
         Some(Command::Plan(args)) => plan::plan(&args),
         Some(Command::Load(args)) => load::load(&args),
+        Some(Command::Report(args)) => report::report(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Top(args)) => top::top(&args),
         Some(Command::InLab(args)) => in_lab::in_lab(&args),

@@ -14,6 +14,19 @@ use serde::{Deserialize, Serialize};
 
 use super::hdr::Hdr;
 
+mod html;
+pub mod judge;
+mod page;
+mod read;
+mod svg;
+mod text;
+mod verdict;
+mod words;
+
+pub use html::html;
+pub use read::{Unreadable, read};
+pub use text::{beside, text};
+
 /// The version of this form.
 pub const SCHEMA: u32 = 1;
 
@@ -141,7 +154,7 @@ pub struct Arm {
     pub timeline: Vec<Moment>,
     /// All rounds: from when a request was due until its answer was over.
     pub latency: Hdr,
-    /// The proxy's connect() to the backend, where it tells: upper bounds of classes in seconds and how many took
+    /// The proxy's `connect()` to the backend, where it tells: upper bounds of classes in seconds and how many took
     /// no longer, as in Prometheus; the last has no bound.
     pub connect_time: Vec<Class>,
     /// The most there was at any moment.
@@ -228,7 +241,7 @@ pub struct Moment {
     pub at: f64,
     /// Whether this arm was the one under load.
     pub driven: bool,
-    /// The proxy's sockets towards the backend, by state as `ss` has it (`time-wait`); those that there are.
+    /// The proxy's sockets towards the backend, by state as the kernel names it (`TIME_WAIT`); those that there are.
     pub proxy: BTreeMap<String, u64>,
     /// The backend's own, where they can be seen.
     pub backend: Option<BTreeMap<String, u64>>,
@@ -250,4 +263,13 @@ pub struct Peak {
     pub kernel_bytes: u64,
     /// The proxy's resident memory.
     pub proxy_bytes: u64,
+}
+
+impl Round {
+    /// Requests without an answer, and answers of 500 to 599.
+    pub fn failed(&self) -> u64 {
+        let unanswered: u64 = self.errors.values().sum();
+        let server: u64 = self.statuses.range(500..600).map(|(_, count)| count).sum();
+        unanswered.saturating_add(server)
+    }
 }
