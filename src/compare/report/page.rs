@@ -216,10 +216,10 @@ fn latency(report: &Report) -> Option<Picture> {
     let mut lines = Vec::new();
     let (mut least, mut longest) = (f64::INFINITY, 0.0_f64);
     for (at, arm) in report.arms.iter().enumerate() {
-        let last = float(arm.latency.count().max(1)).log10().min(end);
+        let its_end = float(arm.latency.count().max(1)).log10().min(end);
         let steps = 120;
         let point = |step: usize| {
-            let place = last * length(step) / length(steps);
+            let place = its_end * length(step) / length(steps);
             let us = us(arm, 1.0 - 10_f64.powf(-place))?.max(0.001);
             Some((place, us))
         };
@@ -297,9 +297,12 @@ fn cpu(report: &Report) -> Option<Picture> {
             let Some(spread) = figure.spread(arm) else {
                 continue;
             };
-            let parts = arm.rounds.iter().filter_map(|round| match figure {
-                Figure::BackendCpu => round.backend_user_part,
-                _ => Some(round.proxy_user_part),
+            let parts = arm.rounds.iter().filter_map(|round| {
+                if figure == Figure::BackendCpu {
+                    round.backend_user_part
+                } else {
+                    Some(round.proxy_user_part)
+                }
             });
             let part = median(&parts.collect::<Vec<_>>())
                 .unwrap_or(0.0)
@@ -343,7 +346,7 @@ fn cpu(report: &Report) -> Option<Picture> {
     })
 }
 
-/// How long connect() took: the part that took no longer.
+/// How long `connect()` took: the part that took no longer.
 fn connect(report: &Report) -> Option<Picture> {
     let some = |arm: &&Arm| arm.connect_time.last().is_some_and(|class| class.count > 0);
     let bounds = report

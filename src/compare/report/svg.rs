@@ -7,9 +7,9 @@ use super::words::{digits, length};
 
 /// The width of every picture in its own units; it is scaled to the page.
 const WIDTH: f64 = 720.0;
-const LEFT: f64 = 62.0;
-const RIGHT: f64 = 18.0;
-const TOP: f64 = 14.0;
+const LEFT: f64 = 74.0;
+const RIGHT: f64 = 28.0;
+const TOP: f64 = 34.0;
 const BOTTOM: f64 = 44.0;
 
 /// Text as it may stand in HTML and SVG, also within quotes. Control characters are left out.
@@ -265,11 +265,10 @@ impl Plot {
         let _ = write!(
             out,
             "<text class=\"axis\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-             <text class=\"axis\" transform=\"translate(13 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text></svg>",
+             <text class=\"axis\" x=\"0\" y=\"16\">{}</text></svg>",
             f64::midpoint(LEFT, WIDTH - RIGHT),
             below + 38.0,
             escaped(&self.x.label),
-            f64::midpoint(TOP, bottom),
             escaped(&self.y.label)
         );
         out

@@ -170,10 +170,10 @@ fn unlike(key: &str, one: &serde_json::Value, other: &serde_json::Value, found: 
             unlike(key, &of(one), &of(other), found);
         }
     } else if one != other {
-        let show = |value: &Value| match value {
-            Value::String(text) => text.clone(),
-            Value::Null => "none".to_owned(),
-            value => value.to_string(),
+        let show = |value: &Value| match value.as_str() {
+            Some(text) => text.to_owned(),
+            None if value.is_null() => "none".to_owned(),
+            None => value.to_string(),
         };
         found.push(format!("{key} {}, was {}", show(one), show(other)));
     }

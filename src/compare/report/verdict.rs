@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::judge::{Figure, Versus};
+use super::judge::{Figure, Outcome, Versus};
 use super::words::{digits, float, listed, percent, time, times, within};
 use super::{Arm, Report};
 use crate::census::ports::TwReuse;
@@ -95,7 +95,7 @@ fn cost(report: &Report, versus: &Versus<'_>) -> Option<String> {
     (!both.is_empty()).then(|| format!("{} {}.", versus.of.name, both.join(", and ")))
 }
 
-/// What its connects do to the ports towards one backend address between machines, where it holds its TIME_WAITs
+/// What its connects do to the ports towards one backend address between machines, where it holds its `TIME_WAIT`s
 /// itself and did not run out of them in the run.
 fn ports_go(report: &Report, arm: &Arm) -> Option<String> {
     let (proxy, backend) = most_waiting(arm);
@@ -138,15 +138,16 @@ fn speed(versus: &Versus<'_>) -> Option<String> {
 
 /// What was not found, and how small it could have been.
 fn alike(versus: &Versus<'_>) -> Option<String> {
-    let mut parts = Vec::new();
+    let (mut parts, mut reaches) = (Vec::new(), Vec::new());
     let mut unknown = 0;
     for figure in Figure::HEADLINE {
         match versus.outcome(figure) {
-            super::judge::Outcome::Alike(_, reach) => {
-                parts.push(format!("{} ({})", figure.words(), percent(reach)));
+            Outcome::Alike(_, reach) => {
+                parts.push(figure.words().to_owned());
+                reaches.push(percent(reach));
             }
-            super::judge::Outcome::Differs(_) => {}
-            super::judge::Outcome::Unknown => unknown += 1,
+            Outcome::Differs(_) => {}
+            Outcome::Unknown => unknown += 1,
         }
     }
     if unknown == Figure::HEADLINE.len() {
@@ -157,16 +158,12 @@ fn alike(versus: &Versus<'_>) -> Option<String> {
             "There is nothing to hold against the first arm.".to_owned()
         });
     }
-    let first = &versus.to.name;
-    let from = if *first == versus.of.name {
-        "in".to_owned()
-    } else {
-        format!("from {first} in")
-    };
     (!parts.is_empty()).then(|| {
         format!(
-            "No difference {from} {}; in brackets how large one would have had to be to be seen.",
-            listed(&parts)
+            "No difference from {} in {}: one of {} would have been seen.",
+            versus.to.name,
+            listed(&parts),
+            listed(&reaches)
         )
     })
 }
@@ -189,7 +186,7 @@ fn exhausted(arm: &Arm) -> Option<String> {
     ))
 }
 
-/// connect() that searches the port range: it comes at half of the ports, long before none is left.
+/// A `connect()` that searches the port range: it comes at half of the ports, long before none is left.
 fn collapse(report: &Report, arm: &Arm) -> Option<String> {
     let cpu = Figure::ProxyCpu.of_all(arm);
     let (first, last) = (*cpu.first()?, *cpu.last()?);
@@ -254,7 +251,7 @@ fn failures(arm: &Arm) -> Option<String> {
     ))
 }
 
-/// Who holds the TIME_WAITs.
+/// Who holds the `TIME_WAIT`s.
 fn holders(arm: &Arm) -> Option<String> {
     if arm.timeline.is_empty() {
         return None;
