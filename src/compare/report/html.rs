@@ -104,7 +104,7 @@ fn figures(report: &Report) -> String {
         for figure in Figure::ALL {
             let _ = match figure.spread(arm) {
                 None => write!(out, "<td>?</td>"),
-                Some(spread) if arm.rounds.len() < 2 => {
+                Some(spread) if spread.low.to_bits() == spread.high.to_bits() => {
                     write!(out, "<td>{}</td>", escaped(&value(figure, spread.median)))
                 }
                 Some(spread) => write!(

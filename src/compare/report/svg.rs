@@ -9,7 +9,7 @@ use super::words::{digits, length};
 const WIDTH: f64 = 720.0;
 const LEFT: f64 = 74.0;
 const RIGHT: f64 = 28.0;
-const TOP: f64 = 34.0;
+const TOP: f64 = 40.0;
 const BOTTOM: f64 = 44.0;
 
 /// Text as it may stand in HTML and SVG, also within quotes. Control characters are left out.
@@ -247,7 +247,7 @@ impl Plot {
                 "<path class=\"mark {}\" d=\"M{at:.1} {TOP}V{bottom:.1}\"/><text class=\"mark-text\" x=\"{:.1}\" y=\"{:.1}\"{}>{}</text>",
                 mark.class,
                 if late { at - 5.0 } else { at + 5.0 },
-                TOP + 11.0 + 14.0 * length(n),
+                TOP - 5.0 + 18.0 * length(n),
                 if late { " text-anchor=\"end\"" } else { "" },
                 escaped(&mark.label)
             );
@@ -265,7 +265,7 @@ impl Plot {
         let _ = write!(
             out,
             "<text class=\"axis\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-             <text class=\"axis\" x=\"0\" y=\"16\">{}</text></svg>",
+             <text class=\"axis\" x=\"0\" y=\"14\">{}</text></svg>",
             f64::midpoint(LEFT, WIDTH - RIGHT),
             below + 38.0,
             escaped(&self.x.label),
@@ -289,6 +289,7 @@ pub(super) struct Bar {
 
 /// Bars below each other, in groups with a heading.
 pub(super) fn bars(title: &str, label: &str, groups: &[(String, Vec<Bar>)]) -> String {
+    const TOP: f64 = 6.0;
     const ROW: f64 = 24.0;
     const HEADING: f64 = 24.0;
     const NAMES: f64 = 92.0;
