@@ -78,5 +78,6 @@ pub mod pool;
 pub mod proxy;
 pub mod quantity;
 pub mod route;
+pub mod scrape;
 pub mod server;
 pub mod worker;

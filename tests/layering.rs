@@ -57,6 +57,9 @@ const PURE: &[&str] = &[
     "compare/picture.rs",
     "compare/random.rs",
     "compare/report/",
+    "compare/run/arms.rs",
+    "compare/run/config.rs",
+    "compare/run/fingerprint.rs",
     "compare/stats.rs",
     "config/",
     "doctor/",
@@ -84,6 +87,7 @@ const PURE: &[&str] = &[
     "proxy/retry.rs",
     "quantity.rs",
     "route.rs",
+    "scrape.rs",
     "server/admin.rs",
     "server/change.rs",
 ];
@@ -182,11 +186,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "net",
             "quantity",
             "route",
+            "scrape",
             "server",
         ],
     ),
     ("client", &["alarm", "keepalive", "net", "route"]),
-    ("compare", &["census", "headroom", "net", "quantity"]),
+    (
+        "compare",
+        &["census", "headroom", "net", "quantity", "scrape"],
+    ),
     (
         "config",
         &[
@@ -205,7 +213,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "doctor",
         &[
-            "backend", "census", "headroom", "lookup", "net", "quantity", "server",
+            "backend", "census", "headroom", "lookup", "net", "quantity", "scrape", "server",
         ],
     ),
     ("headroom", &["census", "quantity"]),
@@ -231,6 +239,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("quantity", &[]),
+    ("scrape", &[]),
     ("route", &[]),
     (
         "server",

@@ -7,6 +7,7 @@ use crate::account::{Arm, FrontFigures, LineFigures, PoolFigures, Times};
 use crate::census::StateCounts;
 use crate::log;
 
+use super::process::Process;
 use super::sampler::Sample;
 
 /// What is known at one moment.
@@ -29,6 +30,8 @@ pub(super) struct Facts {
     pub(super) backends: Vec<Backend>,
     /// The access log's lines; none if there is no such log.
     pub(super) log: log::Counts,
+    /// What the program takes of the machine.
+    pub(super) process: Process,
     /// What the kernel had when it was last asked.
     pub(super) sample: Option<Sample>,
 }
@@ -134,6 +137,7 @@ pub(super) mod tests {
                 line: LineFigures::default(),
             }],
             log: log::Counts::default(),
+            process: Process::default(),
             sample: None,
         }
     }

@@ -44,6 +44,7 @@ pub(super) fn page(facts: &Facts, format: Format) -> String {
         "Lines that were not: writing was too slow, or failed.",
     )
     .sample(&[], facts.log.dropped);
+    facts.process.write(&mut page);
     if let Some(sample) = &facts.sample {
         kernel::write(&mut page, sample);
     }

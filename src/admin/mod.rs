@@ -16,6 +16,7 @@ mod little;
 mod metrics;
 mod owners;
 mod page;
+mod process;
 mod sampler;
 mod site;
 mod snapshot;

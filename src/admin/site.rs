@@ -20,6 +20,7 @@ use super::events::{self, Audience, Events, Link};
 use super::exposition::Format;
 use super::facts::{Backend, Facts, Upstream};
 use super::history::{History, PERIOD};
+use super::process::Process;
 use super::sampler::Sampler;
 use super::snapshot::{Cell, Cells, Shown, Snapshot};
 use super::{host, metrics, page};
@@ -246,10 +247,11 @@ impl Site {
                 name: upstream.name,
             });
         }
+        let uptime = self.started.elapsed();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Facts {
             time: now.unwrap_or(Duration::ZERO).as_secs_f64(),
-            uptime: self.started.elapsed(),
+            uptime,
             stopping: self.control.is_stopping(),
             workers: self.control.workers(),
             clients: self.control.clients(),
@@ -257,6 +259,7 @@ impl Site {
             upstreams,
             backends,
             log: self.control.access_log().unwrap_or_default(),
+            process: Process::now(uptime),
             sample: self.sampler.latest(),
         }
     }

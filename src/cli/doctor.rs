@@ -19,11 +19,12 @@ use crate::census::{PortSet, Survey, TcpState};
 use crate::config;
 use crate::doctor::text::{Balance, Style, WIDTH, balance, text};
 use crate::doctor::{
-    Conntrack, Facts, Finding, Level, Live, Machine, Page, Proxy, Refused, Towards, count, examine,
+    Conntrack, Facts, Finding, Level, Live, Machine, Proxy, Refused, Towards, count, examine,
 };
 use crate::headroom::Way;
 use crate::json::Json;
 use crate::net::{OptionError, is_here};
+use crate::scrape::Page;
 use crate::server;
 
 /// How far apart the running proxy is asked twice: what happens in between are its rates.

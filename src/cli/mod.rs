@@ -20,12 +20,16 @@ use crate::config::{address, units};
 use crate::server::AdminAddress;
 
 mod admin_client;
+mod backend;
 mod check;
+mod compare;
 mod demo;
 mod doctor;
+mod healthcheck;
 mod in_lab;
 mod load;
 mod load_report;
+mod notify;
 mod plan;
 mod report;
 pub mod run;
@@ -79,6 +83,11 @@ pub enum Command {
     Plan(PlanArgs),
     /// Send requests to a URL and say how fast they were answered
     Load(LoadArgs),
+    /// Compare pooled with short backend connections on the same work, and say what the difference is
+    Compare(Box<compare::CompareArgs>),
+    /// Answer every request, to try a proxy with
+    #[command(hide = true)]
+    Backend(backend::BackendArgs),
     /// Show the report of a comparison again, or hold saved ones against each other
     Report(report::ReportArgs),
     /// Hold the configuration file against this machine and the running proxy, and say what to do
@@ -86,6 +95,10 @@ pub enum Command {
     /// Changes nothing and needs no privileges. If the file has an admin table and its proxy runs, that
     /// is asked too, twice within a second. Exit code 1: there is a problem.
     Doctor(DoctorArgs),
+    /// Ask whether the proxy of a configuration file is well
+    ///
+    /// Asks its admin listener, and without one whether connections are accepted. Exit code 1: it is not.
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Watch a running proxy: pools, TCP states, ports and rates of each backend
     ///
     /// The proxy's file needs an admin table. Keys: q quits, the arrows select a backend, p pauses, ? has
@@ -367,8 +380,11 @@ pub fn main() -> ExitCode {
         Some(Command::States(args)) => states::states(&args),
         Some(Command::Plan(args)) => plan::plan(&args),
         Some(Command::Load(args)) => load::load(&args),
+        Some(Command::Compare(args)) => compare::compare(&args),
+        Some(Command::Backend(args)) => backend::backend(&args),
         Some(Command::Report(args)) => report::report(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Healthcheck(args)) => healthcheck::healthcheck(&args),
         Some(Command::Top(args)) => top::top(&args),
         Some(Command::InLab(args)) => in_lab::in_lab(&args),
         // Without a command there is at least one argument, and each of them needs `-t`.
@@ -425,6 +441,17 @@ fn some_time(text: &str) -> Result<Duration, units::Wrong> {
             Ok(time)
         }
     })
+}
+
+/// A time that may be a few microseconds, such as 200us.
+fn fine_time(text: &str) -> Result<Duration, String> {
+    match text.strip_suffix("us") {
+        Some(micros) => micros
+            .parse()
+            .map(Duration::from_micros)
+            .map_err(|_| "a whole number of microseconds is needed, such as 200us".to_owned()),
+        None => units::duration(text).map_err(|wrong| wrong.to_string()),
+    }
 }
 
 fn spreads() -> impl TypedValueParser<Value = Spread> {

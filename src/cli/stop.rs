@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use super::notify;
 use crate::server::{Control, ReloadError, Server, Settings};
 
 /// How long ending at once may take.
@@ -76,6 +77,7 @@ async fn wait(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut user1 = signal(SignalKind::user_defined1())?;
     announce(&server);
+    notify::ready();
     let control = server.control();
     let (ended, mut all_ended) = oneshot::channel();
     thread::Builder::new()
@@ -88,11 +90,13 @@ async fn wait(
     let reloading = async {
         // One after the other: those that come meanwhile are one more.
         while hangup.recv().await.is_some() {
+            notify::reloading();
             if let Some(settings) = read()
                 && reload(&control, &settings).await
             {
                 reloaded();
             }
+            notify::ready();
         }
     };
     let mut reopening = pin!(async {
@@ -111,6 +115,7 @@ async fn wait(
         () = reloading => unreachable!("signals do not come to an end"),
         () = &mut reopening => unreachable!("signals do not come to an end"),
     }
+    notify::stopping();
     control.stop();
     let reload_no_more = async {
         while hangup.recv().await.is_some() {

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt;
+use std::hint;
 use std::io;
 use std::net::{self, SocketAddr};
 use std::pin::Pin;
@@ -22,6 +23,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -53,6 +55,47 @@ pub struct EmbeddedBackend {
     name: Arc<str>,
     counters: Arc<[Counters]>,
     _thread: OwnThread,
+}
+
+/// What answering a request is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// How long the body is: 128 bytes unless said otherwise.
+    pub body_bytes: usize,
+    /// CPU that each takes beside what it has to: as if there were something to work out. None unless said otherwise.
+    pub work: Duration,
+    /// How long each then waits, as if for a database. Not at all unless said otherwise.
+    pub delay: Duration,
+}
+
+impl Default for Answers {
+    fn default() -> Answers {
+        Answers {
+            body_bytes: BODY_BYTES,
+            work: Duration::ZERO,
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+impl Answers {
+    /// Works, then waits.
+    ///
+    /// # Cancellation
+    /// The answer is not given.
+    async fn take_their_time(self) {
+        if !self.work.is_zero() {
+            let used =
+                || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+            let until = used() + self.work;
+            while used() < until {
+                hint::spin_loop();
+            }
+        }
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+    }
 }
 
 /// What a backend has done at one of its addresses since it started.
@@ -93,6 +136,22 @@ impl EmbeddedBackend {
         addresses: &[SocketAddr],
         body_bytes: usize,
     ) -> io::Result<EmbeddedBackend> {
+        let answers = Answers {
+            body_bytes,
+            ..Answers::default()
+        };
+        EmbeddedBackend::start_with(name, addresses, answers)
+    }
+
+    /// The same with answers as they are asked for.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(
+        name: &str,
+        addresses: &[SocketAddr],
+        answers: Answers,
+    ) -> io::Result<EmbeddedBackend> {
         let name: Arc<str> = name.into();
         let mut listeners = Vec::new();
         let mut counters = Vec::new();
@@ -111,7 +170,7 @@ impl EmbeddedBackend {
         let site = Site {
             name: Arc::clone(&name),
             counters: Arc::clone(&counters),
-            body_bytes,
+            answers,
         };
         let thread = OwnThread::start(&format!("backend {name}"), move || serve(site, listeners))?;
         Ok(EmbeddedBackend {
@@ -161,7 +220,7 @@ impl Counters {
 struct Site {
     name: Arc<str>,
     counters: Arc<[Counters]>,
-    body_bytes: usize,
+    answers: Answers,
 }
 
 /// Accepts at every address until dropped.
@@ -219,12 +278,13 @@ async fn converse(site: Site, index: usize, number: u64, stream: TcpStream) {
             // Unread bytes would turn our FIN into a RST.
             while let Some(Ok(_)) = body.frame().await {}
 
+            site.answers.take_their_time().await;
             let text = text(
                 &site.name,
                 head.uri.path(),
                 request_number,
                 number,
-                site.body_bytes,
+                site.answers.body_bytes,
             );
             let mut response = Response::new(Full::new(text));
             let headers = response.headers_mut();

@@ -13,6 +13,7 @@ pub mod load;
 pub mod picture;
 pub mod random;
 pub mod report;
+pub mod run;
 pub mod stats;
 mod thread;
 

@@ -18,7 +18,7 @@ pub mod text;
 mod upstreams;
 
 pub use facts::{Conntrack, Facts, Machine, Proxy, Refused, Towards};
-pub use live::{Closes, Live, LiveBackend, Page};
+pub use live::{Closes, Live, LiveBackend};
 pub use predict::{Expected, expected};
 
 /// How bad it is; the worst first.

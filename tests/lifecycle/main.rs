@@ -24,6 +24,7 @@ mod ports;
 mod program;
 mod proxy;
 mod reload;
+mod service;
 mod shutdown;
 mod start;
 #[path = "../support/mod.rs"]

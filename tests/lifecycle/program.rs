@@ -1,5 +1,6 @@
 //! The real program, as an operator starts it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -37,6 +38,16 @@ impl Program {
         fs::write(&file, text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_warmline"));
         command.args(["run", "-c"]).arg(&file);
+        Program::launch(&mut command, dir)
+    }
+
+    /// The same, with a variable of the environment.
+    pub fn with_variable(text: &str, name: &str, value: impl AsRef<OsStr>) -> Program {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warmline"));
+        command.args(["run", "-c"]).arg(&file).env(name, value);
         Program::launch(&mut command, dir)
     }
 

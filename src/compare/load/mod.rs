@@ -188,6 +188,11 @@ impl Load {
         sum
     }
 
+    /// Whether all is sent and answered.
+    pub fn is_over(&self) -> bool {
+        self.running.is_closed()
+    }
+
     /// Waits until all is sent and answered.
     ///
     /// # Cancellation

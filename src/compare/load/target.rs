@@ -93,6 +93,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// As it goes out.
+    pub fn text(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// A request for `target`. `body` is how many bytes it carries; `None` is no body at all. Of `headers` a `Host` takes
     /// the place of the URL's. `close` asks the server to close the connection after its answer.
     pub fn new(
