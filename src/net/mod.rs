@@ -31,7 +31,7 @@ pub use options::{
     LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions, is_here,
 };
 pub use socket::{Peer, Socket, Stream};
-pub use sockopt::{PathFacts, own_network, tunnel};
+pub use sockopt::{PathFacts, own_network, own_processes, tunnel};
 pub use tls::{Offer, Shaken, Tls, TlsError, TlsSettings};
 pub use wire::{Moving, Raw, Wire};
 

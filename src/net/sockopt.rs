@@ -1,10 +1,10 @@
 //! Socket options of Linux that no crate sets safely yet, a descriptor that a runtime watches, and a thread's
-//! own network. The only file of the library with `unsafe` in it.
+//! own namespaces. The only file of the library with `unsafe` in it.
 
 #![expect(
     unsafe_code,
     reason = "each option passes one integer that lives on the stack, and its size; the runtime owns the \
-              descriptor that it watches; a network namespace of its own takes no memory or descriptor from a thread"
+              descriptor that it watches; a namespace of its own takes no memory or descriptor from a thread"
 )]
 
 use std::fs::{File, OpenOptions};
@@ -160,8 +160,21 @@ pub(super) fn path_facts(socket: &impl AsFd) -> io::Result<PathFacts> {
 /// # Errors
 /// `EPERM` without `CAP_SYS_ADMIN`; `ENOSPC` with too many namespaces (`user.max_net_namespaces`).
 pub fn own_network() -> io::Result<()> {
-    // SAFETY: CLONE_NEWNET alone leaves the thread its memory and its table of descriptors.
-    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    unshare(libc::CLONE_NEWNET)
+}
+
+/// Has the next program that the calling thread starts be the first of a new PID namespace, which those after it
+/// share. When the first ends the kernel kills the others. The thread can start no threads any more.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENOSPC` with too many namespaces (`user.max_pid_namespaces`).
+pub fn own_processes() -> io::Result<()> {
+    unshare(libc::CLONE_NEWPID)
+}
+
+fn unshare(what: libc::c_int) -> io::Result<()> {
+    // SAFETY: these namespaces alone leave the thread its memory and its table of descriptors.
+    let result = unsafe { libc::unshare(what) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

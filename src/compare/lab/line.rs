@@ -19,7 +19,7 @@ pub(super) struct End<'a> {
 /// How delay and loss are made on this machine, for all lines of a lab alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Way {
-    /// The kernel's own emulator does both, and the rate as well.
+    /// The kernel's own emulator does both.
     netem: bool,
     /// The packet filter's program that loses packets, where netem does not.
     filter: Option<&'static str>,
@@ -59,7 +59,7 @@ impl<'a> End<'a> {
     }
 
     fn tc(self, args: &str) -> Result<(), LabError> {
-        let mut words = vec!["qdisc", "add", "dev", self.device, "root"];
+        let mut words = vec!["qdisc", "add", "dev", self.device];
         words.extend(args.split_whitespace());
         tool::run(self.room, "tc", &words, String::new())
     }
@@ -95,7 +95,7 @@ impl Way {
             tool::find("tc")?;
         }
         if way.delays || way.loses {
-            let tried = End::new(room, "lo", Ipv4Addr::LOCALHOST).tc("netem delay 1ms");
+            let tried = End::new(room, "lo", Ipv4Addr::LOCALHOST).tc("root netem delay 1ms");
             way.netem = tried.is_ok();
             if way.netem {
                 let args = ["qdisc", "del", "dev", "lo", "root"];
@@ -111,10 +111,8 @@ impl Way {
     pub(super) fn means(self) -> Vec<String> {
         let mut means = Vec::new();
         if self.netem {
-            means.push("delay, loss and rate: the kernel's netem".to_owned());
-            return means;
-        }
-        if self.delays {
+            means.push("delay and loss: the kernel's netem".to_owned());
+        } else if self.delays {
             means.push(
                 "delay: a relay between TUN devices, a thread of this process; it takes CPU time of its own"
                     .to_owned(),
@@ -150,15 +148,17 @@ impl Way {
             relay = Some(joined(one, other, line.delay)?);
         }
         for end in [one, other] {
-            if self.netem {
-                end.tc(&netem(line))?;
-                continue;
+            let mut place = "root";
+            if self.netem && (!line.delay.is_zero() || line.loss > 0.0) {
+                end.tc(&format!("root handle 1: {}", netem(line)))?;
+                place = "parent 1:1";
             }
             if let Some(rate) = line.rate {
-                end.tc(&bucket(rate))?;
+                end.tc(&format!("{place} handle 2: {}", bucket(rate)))?;
             }
-            if line.loss > 0.0 {
-                let filter = self.filter.expect("one was found for who asks for loss");
+            if let Some(filter) = self.filter
+                && line.loss > 0.0
+            {
                 lose(filter, "-A", end, line.loss)?;
             }
         }
@@ -191,9 +191,6 @@ fn netem(line: &Line) -> String {
     }
     if line.loss > 0.0 {
         let _ = write!(args, " loss {:.4}%", line.loss * 100.0);
-    }
-    if let Some(rate) = line.rate {
-        let _ = write!(args, " rate {rate}bit");
     }
     args
 }
@@ -243,14 +240,10 @@ mod tests {
             loss: 0.015,
             rate: Some(10_000_000),
         };
-        assert_eq!(
-            netem(&line),
-            "netem limit 10000 delay 2500us loss 1.5000% rate 10000000bit"
-        );
+        assert_eq!(netem(&line), "netem limit 10000 delay 2500us loss 1.5000%");
         assert_eq!(
             netem(&Line {
                 delay: Duration::ZERO,
-                rate: None,
                 ..line
             }),
             "netem limit 10000 loss 1.5000%"

@@ -9,12 +9,14 @@
 //! Each arm has a proxy host and a backend host to itself, so ports, TIME_WAITs, counters and settings of the
 //! kernel are its own and neither arm starves the other. A host is a [`Room`]: a network namespace held by
 //! one thread, under no name. Nothing of the machine is changed, and nothing is left to be removed: the
-//! namespaces end with the last thread and the last program in them, by whatever way this process ends.
-//! Programs in them are started under [`wrapped`], which has the kernel kill them when their starter ends.
+//! namespaces end with the last thread and the last program in them, by whatever way this process ends. Its programs
+//! end with it: on hosts of one's own all that they have started too, over loopback those that are started under
+//! [`wrapped`].
 //!
 //! Without root there is [`Lab::loopback`]: the same interface, the machine's own network, and a list of what that
 //! hides.
 
+mod hand;
 mod line;
 mod program;
 mod relay;

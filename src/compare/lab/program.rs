@@ -4,12 +4,15 @@ use std::ffi::OsStr;
 use std::os::unix::process::{CommandExt, parent_id};
 use std::path::Path;
 use std::process::{self, Child, Command, ExitStatus};
+use std::time::Duration;
 use std::{io, mem};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open,
     set_parent_process_death_signal, waitid,
 };
+use tokio::time::Instant;
 
 /// The program that is running, as a child of it finds it: right even if the file was replaced since.
 pub const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -21,8 +24,9 @@ pub const THIS_PROGRAM: &str = "/proc/self/exe";
 /// the kernel for the signal, and becomes `program`, so process number, output and exit code are that one's.
 /// Arguments are added as usual.
 ///
-/// Children of `program` are not killed with it: let it have none (nginx: `daemon off; master_process off;`, haproxy:
-/// `-db` without master-worker, httpd: `-X`). After an orderly end [`Program`] kills them too.
+/// That holds for `program` and not for what it starts, and not if it changes its user (`prctl(2)`,
+/// `PR_SET_PDEATHSIG`). On a host of one's own both end with the host anyway. Over loopback let it be one process with
+/// the user it is started as (nginx: `daemon off; master_process off;`, haproxy: `-db`, httpd: `-X`).
 pub fn wrapped(warmline: &Path, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(warmline);
     command
@@ -39,7 +43,8 @@ pub fn run_owned(owner: u32, program: &OsStr, args: &[impl AsRef<OsStr>]) -> io:
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
     }
-    if parent_id() != owner {
+    // 0: started from outside of its PID namespace, which ends with the owner.
+    if ![0, owner].contains(&parent_id()) {
         return io::Error::other("who started it is gone");
     }
     Command::new(program).args(args).exec()
@@ -81,6 +86,37 @@ impl Program {
             return Ok(());
         }
         Ok(kill_process(self.pid(), signal)?)
+    }
+
+    /// Ends it in an orderly way, with SIGTERM, and what is left of it and its group `within` this time by force.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn stop(mut self, within: Duration) -> io::Result<Option<ExitStatus>> {
+        self.signal(Signal::TERM)?;
+        self.wait(within)
+    }
+
+    /// How it ended, if it does within this time. What it left behind is killed then.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait(&mut self, within: Duration) -> io::Result<Option<ExitStatus>> {
+        if !self.has_ended {
+            let process = pidfd_open(self.pid(), PidfdFlags::empty())?;
+            let end = Instant::now() + within;
+            loop {
+                let left = end.saturating_duration_since(Instant::now());
+                let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+                let mut watched = [PollFd::new(&process, PollFlags::IN)];
+                match poll(&mut watched, Some(&timeout)) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                    Ok(_) => break,
+                }
+            }
+        }
+        self.try_wait()
     }
 
     /// How it ended, if it has. What it left behind is killed then.

@@ -1,17 +1,13 @@
 //! One host: a network namespace, and the thread that is in it.
 
-use std::any::Any;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
-use std::{fmt, fs, io};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::{fs, io, thread};
 
+use super::hand::Hand;
 use super::{LabError, Program, Sysctls};
 use crate::net;
-
-type Job = Box<dyn FnOnce() + Send>;
 
 /// A host of one's own: a network namespace that one thread holds.
 ///
@@ -20,13 +16,19 @@ type Job = Box<dyn FnOnce() + Send>;
 /// them there; `/proc/net` is not, which is always the main thread's.
 ///
 /// The namespace has no name and ends with the last thread, program and socket in it. Dropping the room ends
-/// its thread, and with it every program started under [`wrapped`](super::wrapped); threads started there go on, and are
-/// their owner's.
+/// its thread, and kills its programs. Other threads started there go on, and are their owner's.
+///
+/// Its programs have a PID namespace of their own besides, whose first process ends when this process does: then the kernel
+/// kills all of them, with what they have started, whichever user, group or session that is in.
+/// Seen from here they have ordinary process numbers.
+#[derive(Debug)]
 pub struct Room {
     name: String,
-    jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    /// Starts the programs; there once the first is asked for.
+    starter: Mutex<Option<Starter>>,
+    hand: Hand,
     namespace: PathBuf,
+    is_own: bool,
 }
 
 impl Room {
@@ -35,11 +37,7 @@ impl Room {
     /// # Errors
     /// [`LabError::Refused`] without root; no more threads.
     pub fn open(name: &str) -> Result<Room, LabError> {
-        let room = Room::start(name, net::own_network)?;
-        room.map_err(|source| LabError::Refused {
-            room: name.to_owned(),
-            source,
-        })
+        Room::start(name, true)
     }
 
     /// No host of its own: a thread on this one, with the same interface.
@@ -47,40 +45,31 @@ impl Room {
     /// # Errors
     /// No more threads.
     pub fn here(name: &str) -> Result<Room, LabError> {
-        let room = Room::start(name, || Ok(()))?;
-        room.map_err(|source| LabError::Thread {
-            name: name.to_owned(),
-            source,
-        })
+        Room::start(name, false)
     }
 
-    fn start(name: &str, enter: fn() -> io::Result<()>) -> Result<io::Result<Room>, LabError> {
-        let (jobs, to_do) = mpsc::channel::<Job>();
-        let (report, entered) = mpsc::channel();
-        let body = move || {
-            let namespace = enter().and_then(|()| own_namespace());
-            let is_in = namespace.is_ok();
-            if report.send(namespace).is_err() || !is_in {
-                return;
-            }
-            for job in to_do {
-                job();
-            }
-        };
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
-        let thread = thread.map_err(|source| LabError::Thread {
+    fn start(name: &str, is_own: bool) -> Result<Room, LabError> {
+        let hand = Hand::start(name).map_err(|source| LabError::Thread {
             name: name.to_owned(),
             source,
         })?;
-        let namespace = entered
-            .recv()
-            .expect("the thread reports before it does anything else");
-        Ok(namespace.map(|namespace| Room {
+        let entered = hand.run(move || {
+            if is_own {
+                net::own_network()?;
+            }
+            own_namespace()
+        });
+        let namespace = entered.map_err(|source| LabError::Refused {
+            room: name.to_owned(),
+            source,
+        })?;
+        Ok(Room {
             name: name.to_owned(),
-            jobs: Some(jobs),
-            thread: Some(thread),
+            hand,
             namespace,
-        }))
+            is_own,
+            starter: Mutex::new(None),
+        })
     }
 
     /// What it is called in errors and in the list of threads.
@@ -94,38 +83,30 @@ impl Room {
         &self.namespace
     }
 
-    /// Does something on this host and returns what came of it. Not to be called from within itself, which
-    /// would wait for ever.
+    /// Does something on this host and returns what came of it.
     ///
     /// Meant to be short: one thing is done at a time. What takes long starts a thread there.
     ///
     /// # Panics
-    /// When `job` does, with what it said.
+    /// When `job` does, with what it said; when called from within itself, which would wait for ever.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        type Outcome<T> = Result<T, Box<dyn Any + Send>>;
-        let (give, done) = mpsc::sync_channel::<Outcome<T>>(1);
-        let job = Box::new(move || {
-            // A panic must not end the thread: the kernel would kill the programs that it has started.
-            let outcome = panic::catch_unwind(AssertUnwindSafe(job));
-            let _ = give.send(outcome);
-        });
-        let jobs = self.jobs.as_ref().expect("only a drop takes it away");
-        jobs.send(job)
-            .expect("the thread lives until the room is dropped");
-        match done.recv().expect("every job gives its outcome") {
-            Ok(value) => value,
-            Err(panic) => panic::resume_unwind(panic),
-        }
+        self.hand.run(job)
     }
 
     /// Starts a program on this host, at the head of a process group of its own.
     ///
-    /// Let it be one that [`wrapped`](super::wrapped) made: another outlives a killed process, and with it the host.
+    /// On the host that this process is on itself, let it be one that [`wrapped`](super::wrapped) made: another outlives a
+    /// killed process.
     ///
     /// # Errors
-    /// The system's: above all that there is no such program.
+    /// The system's: above all that there is no such program. Also when `cat` is not there, which the first start needs.
     pub fn spawn(&self, command: Command) -> io::Result<Program> {
-        self.run(move || Program::start(command))
+        let mut starter = self.starter.lock().expect("nobody panics with it");
+        let starter = match &mut *starter {
+            Some(starter) => starter,
+            none => none.insert(Starter::of(self)?),
+        };
+        starter.hand.run(move || Program::start(command))
     }
 
     /// Reads a kernel setting of this host, `net.ipv4.tcp_tw_reuse` for example.
@@ -153,6 +134,47 @@ impl Room {
     }
 }
 
+/// A thread that starts programs, with a PID namespace for them if the host is one of its own. It is another than
+/// the room's: it can start no threads.
+#[derive(Debug)]
+struct Starter {
+    hand: Hand,
+    /// The first process of the namespace.
+    first: Option<Child>,
+}
+
+impl Starter {
+    fn of(room: &Room) -> io::Result<Starter> {
+        let name = room.name.clone();
+        let hand = room.run(move || Hand::start(&name))?;
+        let mut starter = Starter { hand, first: None };
+        if room.is_own {
+            let first = starter.hand.run(|| {
+                net::own_processes()?;
+                // It reads until this process ends, whose end of the pipe nobody else has.
+                Command::new("cat")
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .spawn()
+            });
+            starter.first = Some(first?);
+        }
+        Ok(starter)
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        if let Some(mut first) = self.first.take() {
+            // The kernel kills the others after it.
+            let _ = first.kill();
+            // That takes until the last of them was waited for, and a `Program` may outlive its host.
+            let wait = thread::Builder::new().name(format!("end of {}", first.id()));
+            let _ = wait.spawn(move || first.wait());
+        }
+    }
+}
+
 fn setting(name: &str) -> PathBuf {
     Path::new("/proc/sys").join(name.replace('.', "/"))
 }
@@ -161,39 +183,4 @@ fn setting(name: &str) -> PathBuf {
 fn own_namespace() -> io::Result<PathBuf> {
     let thread = fs::read_link("/proc/thread-self")?;
     Ok(Path::new("/proc").join(thread).join("ns/net"))
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        drop(self.jobs.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::warn!("the thread of the host {:?} had panicked", self.name);
-        }
-    }
-}
-
-impl fmt::Debug for Room {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Room")
-            .field("name", &self.name)
-            .field("namespace", &self.namespace)
-            .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_done_there_is_done_on_its_thread_and_a_panic_does_not_end_it() {
-        let room = Room::here("a room").unwrap();
-        let name = || thread::current().name().map(str::to_owned);
-        assert_eq!(room.run(name).as_deref(), Some("a room"));
-        let panicked = panic::catch_unwind(AssertUnwindSafe(|| room.run(|| panic!("oh"))));
-        assert!(panicked.is_err());
-        assert_eq!(room.run(name).as_deref(), Some("a room"));
-    }
 }
