@@ -467,3 +467,96 @@ fn killed_it_leaves_no_program_behind() {
         });
     }
 }
+
+/// A program that runs until it is dropped.
+struct Runs(Child);
+
+impl Runs {
+    fn start(args: &[&str]) -> Runs {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warmline"));
+        command
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Runs(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn proxies_that_run_are_told_apart_by_what_they_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let nginx = Nginx::start("location = / { return 200 0123456789; }");
+    let mut running = Vec::new();
+    let mut places = Vec::new();
+    for (name, mode) in [
+        ("kept", ""),
+        (
+            "closed",
+            "keep_alive = false\nshort_mode = \"proxy-closes\"\n",
+        ),
+    ] {
+        let port = support::free_port();
+        let admin = format!("unix:{}/{name}", folder.path().display());
+        let file = folder.path().join(format!("{name}.toml"));
+        let text = format!(
+            "[[listeners]]\naddress = \"127.0.0.1:{port}\"\n[admin]\naddress = \"{admin}\"\n\
+             [upstreams.app]\nservers = [\"{}\"]\n{mode}",
+            nginx.addr
+        );
+        fs::write(&file, text).unwrap();
+        running.push(Runs::start(&["run", "-c", file.to_str().unwrap()]));
+        let url = format!("http://127.0.0.1:{port}/");
+        running.push(Runs::start(&[
+            "load", &url, "--rate", "200", "-c", "2", "-d", "1m",
+        ]));
+        places.push(format!("{name}={admin}"));
+    }
+    let output = command(&["--running", &places[0]]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("nothing to be compared with"),
+        "{}",
+        said(&output)
+    );
+    let report = compare(&[
+        "--running",
+        &places[0],
+        "--running",
+        &places[1],
+        "--round",
+        "1500ms",
+    ]);
+    let [kept, closed] = &report.arms[..] else {
+        panic!("two were named");
+    };
+    assert_eq!((kept.name.as_str(), kept.mode.as_str()), ("kept", "pooled"));
+    assert_eq!(
+        (closed.name.as_str(), closed.mode.as_str()),
+        ("closed", "proxy-closes")
+    );
+    for arm in &report.arms {
+        for round in &arm.rounds {
+            assert!(
+                round.answered > 100 && round.proxy_cpu_us > 0.0 && round.p50_us > 0.0,
+                "{round:?}"
+            );
+            assert_eq!(round.statuses.keys().collect::<Vec<_>>(), [&200]);
+        }
+    }
+    // One or two are under way when they are asked.
+    let last = &closed.rounds[1];
+    assert!(
+        last.connects.unwrap().abs_diff(last.answered) <= 4,
+        "{last:?}"
+    );
+    assert_eq!(kept.rounds[1].connects, Some(0));
+    assert!(states(closed, "proxy", "TIME_WAIT") > 100);
+    assert_eq!(report.network.kind, "given");
+}

@@ -191,7 +191,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["alarm", "keepalive", "net", "route"]),
-    ("compare", &["census", "net", "quantity", "scrape"]),
+    (
+        "compare",
+        &["census", "headroom", "net", "quantity", "scrape"],
+    ),
     (
         "config",
         &[

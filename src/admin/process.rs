@@ -1,6 +1,6 @@
 //! What this process takes of the machine, under the names that Prometheus' client libraries have agreed on.
 //!
-//! Source: proc(5), clock_gettime(2).
+//! Source: `proc(5)`, `clock_gettime(2)`.
 
 use std::fs;
 use std::time::{Duration, SystemTime};

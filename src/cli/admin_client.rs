@@ -1,7 +1,7 @@
 //! Asks a running proxy's admin listener: one GET over TCP or a Unix socket, with a time limit.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -90,15 +90,24 @@ pub(super) fn address(text: &str) -> Result<AdminAddress, String> {
 /// Where a listener that is asked to be at `address` is to be reached from this machine.
 pub(super) fn reached_at(address: &AdminAddress) -> AdminAddress {
     match address {
-        AdminAddress::Ip(address) if address.ip().is_unspecified() => {
-            let ip = match address {
-                SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-                SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-            };
-            AdminAddress::Ip(SocketAddr::new(ip, address.port()))
-        }
-        other @ (AdminAddress::Ip(_) | AdminAddress::Unix(_)) => other.clone(),
+        AdminAddress::Ip(address) => AdminAddress::Ip(near(*address)),
+        unix @ AdminAddress::Unix(_) => unix.clone(),
     }
+}
+
+/// The same for an address of IP: what listens on every address is here, too.
+pub(super) fn near(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Whether connections are accepted there.
+pub(super) fn accepts(address: SocketAddr) -> io::Result<()> {
+    net::TcpStream::connect_timeout(&address, LONGEST).map(drop)
 }
 
 /// Asks for `path` and waits for the whole answer, as text.

@@ -23,6 +23,7 @@ use crate::compare::load::{Pace, Spread, Target, Wrong};
 use crate::compare::report::Report;
 use crate::compare::run::arms::{self, Arm, Mode, Program};
 use crate::compare::run::config::{self, Base};
+use crate::compare::run::observe::{self, NoProxy, Proxy};
 use crate::compare::run::{Behind, Failed, Onlooker, Place, Settings};
 use crate::config::units;
 
@@ -49,6 +50,11 @@ pub struct CompareArgs {
     /// Compare with these too, in the modes they have: nginx, haproxy
     #[arg(long, value_name = "PROGRAMS", value_delimiter = ',', value_parser = program)]
     pub against: Vec<Program>,
+
+    /// Observe proxies that run, by their admin listeners, and send nothing; at least two times, such as
+    /// pooled=10.0.0.5:9180
+    #[arg(long, value_name = "NAME=ADDRESS:PORT|NAME=unix:PATH", value_parser = Proxy::read as fn(&str) -> Result<Proxy, NoProxy>, conflicts_with_all = ["modes", "settings", "against", "backend", "config", "handicap", "netns"])]
+    pub running: Vec<Proxy>,
 
     /// Send to this backend in place of embedded ones
     #[arg(long, value_name = "URL", value_parser = Target::read as fn(&str) -> Result<Target, Wrong>)]
@@ -194,6 +200,8 @@ enum Refused {
     File { path: PathBuf, source: io::Error },
     #[error("--handicap: there is no arm `{0}`; there is {1}")]
     Handicap(String, String),
+    #[error("--running: one proxy has nothing to be compared with; name another")]
+    Alone,
     #[error("--handicap is for arms with embedded backends")]
     NotOurs,
     #[error(transparent)]
@@ -216,11 +224,24 @@ pub(super) fn compare(args: &CompareArgs) -> ExitCode {
 }
 
 fn whole(args: &CompareArgs) -> Result<(), Refused> {
-    let settings = settings(args)?;
+    if args.running.len() == 1 {
+        return Err(Refused::Alone);
+    }
     for path in [&args.json, &args.html].into_iter().flatten() {
         writable(path)?;
     }
-    let report = while_listening(settings)?;
+    let report = if args.running.is_empty() {
+        let settings = settings(args)?;
+        while_listening(move |bar| crate::compare::run::run(&settings, bar))?
+    } else {
+        let settings = observe::Settings {
+            proxies: args.running.clone(),
+            rounds: args.rounds,
+            round: args.round,
+            command: std::env::args().collect(),
+        };
+        while_listening(move |bar| observe::observe(&settings, bar))?
+    };
     super::report::give(&report, args.json.as_deref(), args.html.as_deref())
         .map_err(|(path, source)| Refused::File { path, source })
 }
@@ -241,7 +262,9 @@ fn writable(path: &Path) -> Result<(), Refused> {
 }
 
 /// Runs it on a thread; this one waits for signals. The first ends the run with what there is.
-fn while_listening(settings: Settings) -> Result<Report, Refused> {
+fn while_listening(
+    run: impl FnOnce(&Bar) -> Result<Report, Failed> + Send + 'static,
+) -> Result<Report, Refused> {
     let enough = Arc::new(AtomicBool::new(false));
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut stop = runtime.block_on(async { Stop::listen() })?;
@@ -249,7 +272,7 @@ fn while_listening(settings: Settings) -> Result<Report, Refused> {
     let worker = thread::Builder::new().name("compare".to_owned()).spawn({
         let enough = Arc::clone(&enough);
         move || {
-            let report = crate::compare::run::run(&settings, &Bar::new(enough));
+            let report = run(&Bar::new(enough));
             drop(tell);
             report
         }

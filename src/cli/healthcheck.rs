@@ -1,19 +1,13 @@
 //! `warmline healthcheck`: whether the proxy of a configuration file is well, for who starts and watches it.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 
 use super::{DEFAULT_CONFIG, admin_client, check};
 use crate::config;
 use crate::server::Settings;
-
-/// How long a listener may take to accept.
-const LONGEST: Duration = Duration::from_secs(2);
 
 /// The arguments of `healthcheck`.
 #[derive(Clone, Debug, Args)]
@@ -58,19 +52,6 @@ fn ask(settings: &Settings, ready: bool) -> Result<(), String> {
             .map_err(|error| error.to_string());
     }
     let listener = settings.listeners.first().ok_or("there is no listener")?;
-    let address = near(listener.address);
-    let connected = TcpStream::connect_timeout(&address, LONGEST);
-    connected
-        .map(|_| ())
-        .map_err(|error: io::Error| format!("nobody accepts at {address}: {error}"))
-}
-
-/// Where to reach what listens on every address.
-fn near(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
+    let address = admin_client::near(listener.address);
+    admin_client::accepts(address).map_err(|error| format!("nobody accepts at {address}: {error}"))
 }

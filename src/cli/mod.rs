@@ -88,6 +88,8 @@ pub enum Command {
     /// Answer every request, to try a proxy with
     #[command(hide = true)]
     Backend(backend::BackendArgs),
+    /// Show the report of a comparison again, or hold saved ones against each other
+    Report(report::ReportArgs),
     /// Hold the configuration file against this machine and the running proxy, and say what to do
     ///
     /// Changes nothing and needs no privileges. If the file has an admin table and its proxy runs, that
@@ -380,6 +382,7 @@ pub fn main() -> ExitCode {
         Some(Command::Load(args)) => load::load(&args),
         Some(Command::Compare(args)) => compare::compare(&args),
         Some(Command::Backend(args)) => backend::backend(&args),
+        Some(Command::Report(args)) => report::report(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Healthcheck(args)) => healthcheck::healthcheck(&args),
         Some(Command::Top(args)) => top::top(&args),

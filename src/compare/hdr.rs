@@ -62,10 +62,18 @@ impl Default for Hdr {
 impl Hdr {
     /// Counts a time.
     pub fn note(&mut self, time: Duration) {
+        self.note_often(time, 1);
+    }
+
+    /// Counts so many of the same time.
+    pub fn note_often(&mut self, time: Duration, count: u64) {
+        if count == 0 {
+            return;
+        }
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.counts[bucket(ns)] += 1;
-        self.count += 1;
-        self.sum_ns += u128::from(ns);
+        self.counts[bucket(ns)] += count;
+        self.count += count;
+        self.sum_ns += u128::from(ns) * u128::from(count);
         self.max_ns = self.max_ns.max(ns);
     }
 

@@ -127,6 +127,12 @@ impl Browser {
         );
     }
 
+    /// The page looks from now on as it would on paper, this wide.
+    pub fn on_paper(&self, width: u32, height: u32) {
+        self.devtools("Emulation.setEmulatedMedia", &json!({ "media": "print" }));
+        self.resize(width, height);
+    }
+
     /// Goes to an address.
     pub fn open(&self, url: &str) {
         self.told("POST", "/url", &json!({ "url": url }));

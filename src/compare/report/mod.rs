@@ -14,6 +14,19 @@ use serde::{Deserialize, Serialize};
 
 use super::hdr::Hdr;
 
+mod html;
+pub mod judge;
+mod page;
+mod read;
+mod svg;
+mod text;
+mod verdict;
+mod words;
+
+pub use html::html;
+pub use read::{Unreadable, read};
+pub use text::{beside, text};
+
 /// The version of this form.
 pub const SCHEMA: u32 = 1;
 
@@ -250,4 +263,13 @@ pub struct Peak {
     pub kernel_bytes: u64,
     /// The proxy's resident memory.
     pub proxy_bytes: u64,
+}
+
+impl Round {
+    /// Requests without an answer, and answers of 500 to 599.
+    pub fn failed(&self) -> u64 {
+        let unanswered: u64 = self.errors.values().sum();
+        let server: u64 = self.statuses.range(500..600).map(|(_, count)| count).sum();
+        unanswered.saturating_add(server)
+    }
 }

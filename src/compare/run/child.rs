@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
+use super::admin::{self, Where};
 use super::usage::Usage;
 use crate::compare::backend::Answers;
 use crate::compare::lab::{self, Room, THIS_PROGRAM, wrapped};
@@ -195,7 +195,7 @@ fn own() -> Command {
 pub(super) struct Proxy {
     pub(super) program: Program,
     /// Where Warmline answers operators.
-    admin: Option<PathBuf>,
+    admin: Option<Where>,
 }
 
 impl Proxy {
@@ -211,7 +211,7 @@ impl Proxy {
         command.args(["run", "--log", "warn", "-c"]).arg(config);
         Ok(Proxy {
             program: Program::start(room, name, command, log, false)?,
-            admin: Some(admin.to_owned()),
+            admin: Some(Where::Unix(admin.to_owned())),
         })
     }
 
@@ -240,26 +240,8 @@ impl Proxy {
             program: self.program.name.clone(),
             source,
         };
-        let page = page(admin).map_err(odd)?;
+        let page = admin::page(admin).map_err(odd)?;
         Ok(Some(Figures::of(&page)))
-    }
-}
-
-/// Warmline's page of figures.
-fn page(admin: &Path) -> io::Result<Page> {
-    let mut stream = UnixStream::connect(admin)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let page = Page::read(&text);
-    if page.is_ours() {
-        Ok(page)
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "no page of figures",
-        ))
     }
 }
 

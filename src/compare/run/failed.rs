@@ -41,6 +41,14 @@ pub enum Failed {
         /// Which.
         program: &'static str,
     },
+    /// A proxy that is observed does not say what it does.
+    #[error("{proxy}: {source}")]
+    Silent {
+        /// Its name and its admin listener.
+        proxy: String,
+        /// What came of asking.
+        source: io::Error,
+    },
     /// Nothing was measured.
     #[error("interrupted before every arm had a round: there is nothing to report")]
     Interrupted,

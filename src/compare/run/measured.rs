@@ -130,7 +130,7 @@ fn emptiest(timeline: &[Moment]) -> Option<f64> {
 }
 
 /// The most there was.
-fn peak(timeline: &[Moment], proxy_bytes: u64) -> Peak {
+pub(super) fn peak(timeline: &[Moment], proxy_bytes: u64) -> Peak {
     let (full, waiting) = machine::object_sizes();
     let count = |states: &BTreeMap<String, u64>, only: Option<&str>| -> u64 {
         let wanted = |name: &str| only.is_none_or(|only| only == name);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub mod admin;
 pub mod arms;
 mod child;
 pub mod config;
@@ -20,6 +21,7 @@ mod failed;
 mod fingerprint;
 mod machine;
 mod measured;
+pub mod observe;
 mod running;
 mod settings;
 mod setup;
