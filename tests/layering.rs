@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "admin/owners.rs",
     "admin/snat.rs",
     "admin/warning.rs",
+    "census/address_index.rs",
     "census/counters.rs",
     "census/diag.rs",
     "census/lanes.rs",

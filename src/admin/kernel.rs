@@ -82,6 +82,12 @@ pub(super) fn write(page: &mut Page, sample: &Sample) {
         "How often it is asked: less often when it takes long.",
     )
     .sample(&[], sample.period.as_secs_f64());
+    page.family(
+        "warmline_census_age_seconds",
+        Gauge,
+        "How long ago it last told; longer than the period if it did not since. After 300 s all of this is absent.",
+    )
+    .sample(&[], sample.age.as_secs_f64());
 }
 
 fn lanes(page: &mut Page, lanes: &[LaneSample]) {

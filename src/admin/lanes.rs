@@ -66,6 +66,8 @@ pub(super) struct LaneSample {
     pub(super) time_wait: u32,
     /// Of these, those that are left.
     pub(super) left: u32,
+    /// Of these, those that a `connect()` cannot have: [`Way::held`].
+    pub(super) held: u32,
     /// `TIME_WAIT`s that began, by the kernel's timers.
     pub(super) births: Births,
     /// Connections that this proxy opens to the backend in a second, from all its source addresses;
@@ -92,17 +94,14 @@ impl LaneSample {
         }
         1.0 - f64::from(self.left) / f64::from(self.ports)
     }
-}
 
-impl LaneSample {
     /// The ports that a `connect()` cannot have, as a part of all: of those in TIME_WAIT only the youngest
     /// where they are taken again.
-    pub(super) fn held(&self) -> f64 {
-        if self.ports == 0 || !self.recycling.takes_place() {
-            return self.taken();
+    pub(super) fn part_held(&self) -> f64 {
+        if self.ports == 0 {
+            return 1.0;
         }
-        let youngest = u32::try_from(self.births.last_second).unwrap_or(u32::MAX);
-        f64::from(self.in_use.saturating_add(youngest)) / f64::from(self.ports)
+        f64::from(self.held) / f64::from(self.ports)
     }
 }
 
@@ -129,7 +128,10 @@ impl LaneBook {
         let given = |backend: &Backend| match backend.source_ports {
             None => Arc::clone(&all),
             Some(PortRange { low, high }) => {
-                Arc::new((low..=high).filter(|port| all.contains(*port)).collect())
+                let mut ports = PortSet::default();
+                ports.insert_all(low, high);
+                ports.keep_all(&all);
+                Arc::new(ports)
             }
         };
         let mut lanes = Lanes::new(backends.iter().map(|one| (one.address, given(one))));
@@ -175,6 +177,7 @@ impl LaneBook {
                 in_use: lane.in_use,
                 time_wait: lane.time_wait,
                 left: room.left,
+                held: way.held(),
                 births: lane.births,
                 connects_per_second: opened,
                 rate: way.rate,
@@ -269,6 +272,7 @@ mod tests {
             [200, 1, 20, 179]
         );
         assert!((lane.taken() - 0.105).abs() < 1e-9);
+        assert!((lane.part_held() - 0.105).abs() < 1e-9);
         assert_eq!(lane.connects_per_second, None);
         // 20 in the last second, and the first of them a moment ago.
         assert!((lane.rate - 20.0).abs() < 1e-9);

@@ -1,6 +1,7 @@
 //! Whose `TIME_WAIT`s the kernel has: which of ours left each, and which are of nobody known here.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -62,11 +63,21 @@ pub(super) struct Balance {
 /// The departures of the last minute.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    by_cookie: HashMap<u64, Known>,
+    by_cookie: Numbered<u64, Known>,
     /// The oldest first.
     order: VecDeque<(Duration, u64)>,
-    places: HashMap<u32, Place>,
+    places: Numbered<u32, Place>,
 }
+
+/// A map by numbers that the kernel or this program gave.
+type Numbered<Key, Value> = HashMap<Key, Value, ByNumber>;
+
+type ByNumber = BuildHasherDefault<Scattered>;
+
+/// Hashes such numbers. Nobody outside chooses them, so there is nothing to defend against; what matters is that
+/// the map is asked for every socket that the kernel shows.
+#[derive(Debug, Default)]
+struct Scattered(u64);
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -84,9 +95,9 @@ struct Kind {
 /// What one walk has found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    ours: HashMap<Kind, u64>,
+    ours: Numbered<Kind, u64>,
     /// By pool: of those that must be there.
-    recent: HashMap<u32, u64>,
+    recent: Numbered<u32, u64>,
     foreign: BTreeMap<SocketAddr, u64>,
     late: Vec<(u64, SocketAddr)>,
 }
@@ -94,7 +105,7 @@ pub(super) struct Found {
 impl Owners {
     /// The pools there are now lead to these places.
     pub(super) fn lead_to(&mut self, places: impl Iterator<Item = (u32, Place)>) {
-        let used: std::collections::HashSet<_> = self
+        let used: HashSet<_, ByNumber> = self
             .by_cookie
             .values()
             .map(|known| known.kind.pool)
@@ -209,7 +220,7 @@ impl Owners {
 
     /// What must be there at `now`, and what is.
     pub(super) fn balances(&self, found: &Found, before_walk: Duration) -> Vec<Balance> {
-        let mut expected: HashMap<u32, u64> = HashMap::new();
+        let mut expected: Numbered<u32, u64> = Numbered::default();
         for known in self.by_cookie.values() {
             let is_recent = before_walk.saturating_sub(known.at) < MUST_BE_THERE;
             if is_recent && known.at <= before_walk {
@@ -230,6 +241,33 @@ impl Owners {
             found,
         };
         balances.map(balance).collect()
+    }
+}
+
+impl Hasher for Scattered {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        /// 2^64 divided by the golden ratio, odd.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        self.0 = (self.0.rotate_left(23) ^ number).wrapping_mul(SPREAD);
+    }
+
+    /// The map looks at the lowest bits and at the highest. Only the highest depend on all of the number.
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(32)
     }
 }
 

@@ -27,8 +27,11 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Of a core at most this part: a sample that takes 50 ms of CPU is taken every 5 s.
 const SHARE: u32 = 100;
 
-/// The longest there is between two, and how often one that fails is tried.
+/// The longest there is between two.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// How long a sample stands if none has come after it.
+const STANDS: Duration = Duration::from_secs(300);
 
 /// What the kernel had at one moment.
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub(super) struct Sample {
     pub(super) took: Duration,
     /// How long until it is asked again.
     pub(super) period: Duration,
+    /// How long ago it was asked: longer than the period if it did not tell since.
+    pub(super) age: Duration,
 }
 
 /// Whose `TIME_WAIT`s there are towards the backends.
@@ -85,9 +90,13 @@ struct Counting<'a> {
     found: Found,
 }
 
+/// The last sample, and when it was taken.
+#[derive(Debug, Default)]
+struct Latest(Option<(Instant, Sample)>);
+
 /// The thread that asks. Ended when dropped.
 pub(super) struct Sampler {
-    latest: Arc<Mutex<Option<Sample>>>,
+    latest: Arc<Mutex<Latest>>,
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -98,7 +107,7 @@ impl Sampler {
     /// # Errors
     /// When the thread cannot be started.
     pub(super) fn start(watched: impl Fn() -> Watched + Send + 'static) -> io::Result<Sampler> {
-        let latest = Arc::new(Mutex::new(None));
+        let latest = Arc::new(Mutex::new(Latest::default()));
         let (stop, stopped) = mpsc::channel();
         let thread = thread::Builder::new().name("census".to_owned()).spawn({
             let latest = Arc::clone(&latest);
@@ -111,12 +120,21 @@ impl Sampler {
         })
     }
 
-    /// What the kernel had when it was last asked; `None` if it has not been, or did not tell.
+    /// What the kernel had when it last told; `None` if it has not, or not for five minutes.
     pub(super) fn latest(&self) -> Option<Sample> {
-        self.latest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.at(Instant::now())
+    }
+}
+
+impl Latest {
+    fn at(&self, now: Instant) -> Option<Sample> {
+        let (taken, sample) = self.0.as_ref()?;
+        let age = now.saturating_duration_since(*taken);
+        (age < STANDS).then(|| Sample {
+            age,
+            ..sample.clone()
+        })
     }
 }
 
@@ -129,29 +147,29 @@ impl Drop for Sampler {
     }
 }
 
-fn sample(
-    watched: &impl Fn() -> Watched,
-    latest: &Mutex<Option<Sample>>,
-    stopped: &mpsc::Receiver<()>,
-) {
+fn sample(watched: &impl Fn() -> Watched, latest: &Mutex<Latest>, stopped: &mpsc::Receiver<()>) {
     let mut has_warned = false;
     let mut looker = Looker::default();
+    let mut next = PERIOD;
     loop {
-        let taken = looker.look(&watched());
-        let next = match taken {
+        let began = Instant::now();
+        match looker.look(&watched()) {
             Ok(sample) => {
-                let period = sample.period;
-                *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(sample);
-                period
+                has_warned = false;
+                next = sample.period;
+                let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
+                *latest = Latest(Some((began, sample)));
             }
             Err(error) => {
                 if !std::mem::replace(&mut has_warned, true) {
-                    warn!(%error, "the kernel does not list its sockets: no TCP states in the metrics");
+                    warn!(
+                        %error,
+                        "the kernel does not list its sockets: the metrics keep what it told last, for five minutes"
+                    );
                 }
-                *latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                LONGEST
+                next = after_failure(next);
             }
-        };
+        }
         // Told to stop, or its owner is gone.
         if stopped.recv_timeout(next) != Err(mpsc::RecvTimeoutError::Timeout) {
             return;
@@ -252,6 +270,7 @@ impl Looker {
             took: began.elapsed(),
             // Not by the time that passes: on a busy machine that says how busy it is.
             period: period(cpu.saturating_sub(cpu_before)),
+            age: Duration::ZERO,
         })
     }
 }
@@ -269,9 +288,9 @@ impl Visit for Counting<'_> {
 
     fn note(&mut self, socket: &SocketEntry) {
         self.census.note(socket);
-        self.lanes.note(socket);
+        let is_towards = self.lanes.add(socket);
         if let Some((owners, now)) = self.owners
-            && self.lanes.concerns(socket)
+            && is_towards
         {
             owners.count(socket, now, &mut self.found);
         }
@@ -288,9 +307,49 @@ fn period(cpu: Duration) -> Duration {
     (cpu * SHARE).clamp(PERIOD, LONGEST)
 }
 
+/// How long until it is tried again after a failure, if the wait before was so long.
+fn after_failure(before: Duration) -> Duration {
+    (before * 2).min(LONGEST)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn nothing() -> Watched {
+        Watched {
+            backends: Vec::new(),
+            listeners: Vec::new(),
+            places: Vec::new(),
+            departures: None,
+        }
+    }
+
+    #[test]
+    fn the_last_sample_stands_for_a_while_and_says_how_old_it_is() {
+        let taken = Instant::now();
+        let sample = Looker::default().look(&nothing()).unwrap();
+        let latest = Latest(Some((taken, sample)));
+        for (age, stands) in [
+            (0, true),
+            (59, true),
+            (299, true),
+            (300, false),
+            (900, false),
+        ] {
+            let age = Duration::from_secs(age);
+            let found = latest.at(taken + age).map(|sample| sample.age);
+            assert_eq!(found, stands.then_some(age));
+        }
+        assert!(Latest::default().at(taken).is_none());
+    }
+
+    #[test]
+    fn after_failures_the_kernel_is_asked_less_and_less_often() {
+        let waits = std::iter::successors(Some(PERIOD), |wait| Some(after_failure(*wait)));
+        let waits: Vec<_> = waits.map(|wait| wait.as_secs()).take(9).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
 
     #[test]
     fn a_dump_that_takes_long_is_taken_less_often() {

@@ -236,6 +236,7 @@ impl Snapshot<'_> {
                     ("source", source.into()),
                     ("seconds", sample.took.as_secs_f64().into()),
                     ("period_seconds", sample.period.as_secs_f64().into()),
+                    ("age_seconds", rounded(sample.age.as_secs_f64()).into()),
                 ]),
             ),
             ("time_wait", time_wait(self.facts, sample)),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::census::ports::TwReuse;
-use crate::headroom::Given;
+use crate::headroom::{Ending, Given};
 
 use super::lanes::{Backend, LaneSample};
 
@@ -85,7 +85,7 @@ impl SnatBook {
                 backend: backend.address,
                 ports: backend.snat_ports,
                 in_use: given.in_use,
-                held: u32::try_from(held.len()).unwrap_or(u32::MAX),
+                held: given.waiting(),
                 left: room.left,
                 fails_after: room.fails_after,
                 sentence: format!("behind the NAT {}", given.sentence(backend.address)),
@@ -109,16 +109,15 @@ impl Closed {
         }
     }
 
-    /// When each port that is held comes free, the soonest first. More than there are ports need not be
+    /// When the ports that are held come free, the soonest first. More than there are ports need not be
     /// told apart.
-    fn ends(&self, now: Duration) -> Vec<Duration> {
-        let mut ends = Vec::new();
-        for (at, count) in &self.recent {
-            let left = HELD.saturating_sub(now.saturating_sub(*at));
-            let count = usize::try_from(*count).unwrap_or(usize::MAX);
-            ends.resize(ends.len() + count.min(usize::from(u16::MAX)), left);
-        }
-        ends
+    fn ends(&self, now: Duration) -> Vec<Ending> {
+        let ending = |(at, count): &(Duration, u64)| Ending {
+            begin: HELD.saturating_sub(now.saturating_sub(*at)),
+            within: Duration::ZERO,
+            count: u16::try_from(*count).unwrap_or(u16::MAX).into(),
+        };
+        self.recent.iter().map(ending).collect()
     }
 
     fn rate(&self, now: Duration) -> f64 {
@@ -212,6 +211,7 @@ mod tests {
             in_use: 0,
             time_wait: 0,
             left,
+            held: 0,
             births: crate::census::Births::default(),
             connects_per_second: None,
             rate: 0.0,

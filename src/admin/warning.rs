@@ -33,7 +33,7 @@ impl Warnings {
         let mut warnings = Vec::new();
         for lane in lanes {
             let key = (lane.source, lane.backend);
-            let mark = match lane.held() {
+            let mark = match lane.part_held() {
                 taken if taken >= VERY_LOW => Some(Mark::VeryLow),
                 taken if taken >= LOW => Some(Mark::Low),
                 taken if taken < RECOVERED => {
@@ -111,6 +111,7 @@ mod tests {
             in_use,
             time_wait,
             left: 1000_u32.saturating_sub(time_wait + in_use),
+            held: time_wait + in_use,
             births: crate::census::Births::default(),
             connects_per_second: None,
             rate: 10.0,
@@ -126,10 +127,11 @@ mod tests {
         let mut warnings = Warnings::default();
         let mut recycled = LaneSample {
             recycling: Recycling::OverLoopback,
+            held: 50,
             ..lane(900, 50)
         };
         assert!(warnings.of(&[recycled.clone()]).is_empty());
-        recycled.births.last_second = 350;
+        recycled.held = 400;
         assert_eq!(warnings.of(&[recycled]).len(), 1);
     }
 
@@ -176,11 +178,10 @@ mod tests {
         let in_use = Warnings::default().of(&[lane(0, 900)]);
         assert!(in_use[0].contains("do not run out"), "{in_use:?}");
         assert!(!in_use[0].contains("keep_alive"), "{in_use:?}");
-        let mut recycled = LaneSample {
+        let recycled = LaneSample {
             recycling: Recycling::Everywhere,
             ..lane(900, 0)
         };
-        recycled.births.last_second = 900;
         assert!(!Warnings::default().of(&[recycled])[0].contains("tcp_tw_reuse"));
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::address_index::AddressIndex;
 use super::diag::SocketEntry;
 use super::{PortSet, TcpState, Visit, folded};
 
@@ -50,6 +51,8 @@ struct Ends(Box<[u32; Ends::COUNT]>);
 pub struct Lanes {
     /// Sorted by address, each once.
     backends: Vec<Towards>,
+    /// Where in `backends` each is.
+    index: AddressIndex,
     count: usize,
     /// Sockets of source addresses beyond the most that are told apart.
     left_out: u64,
@@ -82,14 +85,12 @@ impl Lane {
         }
     }
 
-    /// When each TIME_WAIT ends by its timer, the soonest first, to a quarter of a second.
-    pub fn ends(&self) -> Vec<Duration> {
-        let mut ends = Vec::new();
-        for (at, &count) in self.ends.0.iter().enumerate() {
-            let begin = Ends::GRAIN * u32::try_from(at).expect("there are a few hundred");
-            ends.extend((0..count).map(|number| begin + Ends::GRAIN * number / count));
-        }
-        ends
+    /// How many `TIME_WAIT`s end by their timers within each quarter of a second, the soonest first: when it
+    /// begins, how long it is, and the count, which is not 0.
+    pub fn ends(&self) -> impl Iterator<Item = (Duration, Duration, u32)> + '_ {
+        let ends = (0..).zip(self.ends.0.iter());
+        let ends = ends.filter(|(_, count)| **count > 0);
+        ends.map(|(at, &count)| (Ends::GRAIN * at, Ends::GRAIN, count))
     }
 }
 
@@ -98,7 +99,9 @@ impl Ends {
     const COUNT: usize = 256;
 
     fn note(&mut self, expires: Duration) {
-        let at = expires.as_millis() / Ends::GRAIN.as_millis();
+        // As expires / GRAIN, which would be a division of 128 bits.
+        let quarter = expires.subsec_millis() / Ends::GRAIN.subsec_millis();
+        let at = expires.as_secs().saturating_mul(4) + u64::from(quarter);
         let at = usize::try_from(at).unwrap_or(usize::MAX);
         self.0[at.min(Ends::COUNT - 1)] += 1;
     }
@@ -149,6 +152,7 @@ impl Lanes {
         backends.sort_by_key(|towards| towards.address);
         backends.dedup_by_key(|towards| towards.address);
         Lanes {
+            index: AddressIndex::new(backends.iter().map(|towards| towards.address)),
             backends,
             count: 0,
             left_out: 0,
@@ -157,7 +161,9 @@ impl Lanes {
 
     /// Shows this lane even if nothing is taken of it.
     pub fn expect(&mut self, source: IpAddr, backend: SocketAddr) {
-        self.lane(source, folded(backend));
+        if let Some(index) = self.index.get(&folded(backend)) {
+            self.lane_of(source, index);
+        }
     }
 
     /// Each lane, in the order of the backends' addresses: source, backend, the ports there are, and
@@ -174,11 +180,19 @@ impl Lanes {
         self.left_out
     }
 
-    fn lane(&mut self, source: IpAddr, backend: SocketAddr) -> Option<(&mut Lane, &PortSet)> {
-        let index = self
-            .backends
-            .binary_search_by_key(&backend, |towards| towards.address);
-        let towards = &mut self.backends[index.ok()?];
+    /// Counts a socket, and says whether it was one towards one of the backends.
+    pub fn add(&mut self, socket: &SocketEntry) -> bool {
+        let Some(index) = self.index.get(&socket.remote) else {
+            return false;
+        };
+        if let Some((lane, given)) = self.lane_of(socket.local.ip(), index) {
+            lane.note(socket, given);
+        }
+        true
+    }
+
+    fn lane_of(&mut self, source: IpAddr, index: usize) -> Option<(&mut Lane, &PortSet)> {
+        let towards = &mut self.backends[index];
         let place = towards.lanes.binary_search_by_key(&source, |lane| lane.0);
         let place = match place {
             Ok(place) => place,
@@ -207,15 +221,11 @@ impl Visit for Lanes {
     }
 
     fn concerns(&self, socket: &SocketEntry) -> bool {
-        self.backends
-            .binary_search_by_key(&socket.remote, |towards| towards.address)
-            .is_ok()
+        self.index.get(&socket.remote).is_some()
     }
 
     fn note(&mut self, socket: &SocketEntry) {
-        if let Some((lane, given)) = self.lane(socket.local.ip(), socket.remote) {
-            lane.note(socket, given);
-        }
+        self.add(socket);
     }
 }
 
@@ -287,16 +297,20 @@ mod tests {
             let socket = socket(TcpState::TimeWait, &local, "10.0.0.9:80", expires);
             lane.note(&socket, &given);
         }
-        let ends = lane.ends();
-        assert_eq!(ends.len(), 7);
-        assert!(ends.is_sorted());
-        for (end, expires) in ends.iter().zip(expires).take(6) {
-            let expires = Duration::from_millis(expires);
-            assert!(
-                end.abs_diff(expires) <= Ends::GRAIN,
-                "{end:?} for {expires:?}"
-            );
-        }
+        let ms = Duration::from_millis;
+        let ends: Vec<_> = lane.ends().collect();
+        let expected = [
+            (0, 3),
+            (250, 1),
+            (59_750, 1),
+            (60_000, 1),
+            // What should not be is the last that there can be.
+            (63_750, 1),
+        ];
+        assert_eq!(
+            ends,
+            expected.map(|(begin, count)| (ms(begin), ms(250), count))
+        );
     }
 
     #[test]

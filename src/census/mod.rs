@@ -12,6 +12,7 @@
 //!
 //! Everything here blocks for some milliseconds: not for a worker's thread.
 
+mod address_index;
 mod counters;
 pub mod diag;
 mod lanes;
@@ -29,6 +30,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::{Add, AddAssign};
 
+use address_index::AddressIndex;
 pub use counters::{Counter, Counters};
 use diag::{DumpRequest, Family, SocketEntry, States};
 pub use lanes::{Births, Lane, Lanes};
@@ -60,6 +62,8 @@ pub struct Census {
     source: Source,
     /// Sorted by address, each once.
     watched: Vec<(SocketAddr, Sides)>,
+    /// Where in `watched` each is.
+    index: AddressIndex,
     /// Which of these stand for every address with their port.
     all_addresses: Vec<usize>,
 }
@@ -150,6 +154,7 @@ impl Census {
         let nothing = |address| (address, Sides::default());
         Census {
             source: Source::SockDiag,
+            index: AddressIndex::new(addresses.iter().copied()),
             watched: addresses.into_iter().map(nothing).collect(),
             all_addresses,
         }
@@ -161,9 +166,7 @@ impl Census {
     }
 
     fn index(&self, address: SocketAddr) -> Option<usize> {
-        self.watched
-            .binary_search_by_key(&address, |(watched, _)| *watched)
-            .ok()
+        self.index.get(&address)
     }
 
     /// Where the local end of a socket belongs: to its address, or to all with its port. `0.0.0.0`

@@ -136,9 +136,15 @@ impl Limits {
     /// The ports an outgoing connection may get, but for those that are listened on.
     pub fn given(&self, listened: &PortSet) -> PortSet {
         let PortRange { low, high } = self.sysctls.port_range;
-        (low..=high)
-            .filter(|port| !self.reserved.contains(*port) && !listened.contains(*port))
-            .collect()
+        let mut given = PortSet::default();
+        given.insert_all(low, high);
+        let mut reserved = PortSet::default();
+        for range in &self.reserved.0 {
+            reserved.insert_all(range.low, range.high);
+        }
+        given.remove_all(&reserved);
+        given.remove_all(listened);
+        given
     }
 
     /// How many ports an outgoing connection may get.
@@ -154,8 +160,15 @@ impl Limits {
 fn read_at_once(path: &str) -> io::Result<String> {
     /// 32,768 ports that are no neighbours, with 5 digits and a comma each.
     const LONGEST: usize = 32_768 * 6;
-    let mut text = vec![0; LONGEST];
-    let length = File::open(path)?.read(&mut text)?;
+    /// What nearly all need. The kernel has memory cleared for as much as may be read, and so has the allocator:
+    /// with `LONGEST` at once that was a sixth of what a sample with 30,000 sockets cost.
+    const MOSTLY: usize = 4096;
+    let mut text = vec![0; MOSTLY];
+    let mut length = File::open(path)?.read(&mut text)?;
+    if length == MOSTLY {
+        text.resize(LONGEST, 0);
+        length = File::open(path)?.read(&mut text)?;
+    }
     text.truncate(length);
     String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

@@ -168,7 +168,7 @@ pub(super) fn ports_left(facts: &Facts<'_>) -> Vec<Finding> {
                              programs without IP_LOCAL_PORT_RANGE; with none left it fails, and requests are \
                              answered 503.",
                             grouped(given.in_use),
-                            grouped(given.time_wait.len() as u64),
+                            grouped(given.waiting()),
                             counted(given.ports, "port")
                         ))
                         .remedy(format!(

@@ -38,8 +38,8 @@ pub struct Given<'a> {
     pub port_range_option: bool,
     /// Ports of connections in any state but TIME_WAIT.
     pub in_use: u32,
-    /// Ports in TIME_WAIT: when each comes free, the soonest first.
-    pub time_wait: &'a [Duration],
+    /// Ports in TIME_WAIT: when they come free, the soonest first.
+    pub time_wait: &'a [Ending],
     /// How long TIME_WAIT holds a port: on Linux [`TIME_WAIT`].
     pub length: Duration,
     /// Connections a second that are opened and leave a TIME_WAIT on this side.
@@ -50,6 +50,17 @@ pub struct Given<'a> {
     pub timestamps: bool,
     /// Whether either address is a loopback one; the kernel looks at no more than that.
     pub loopback: bool,
+}
+
+/// Ports in TIME_WAIT that come free one after the other, evenly within a stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// When the first does, from now.
+    pub begin: Duration,
+    /// How long the stretch is; the next one may begin then. Zero: all at once.
+    pub within: Duration,
+    /// How many they are.
+    pub count: u32,
 }
 
 /// What follows from what is [`Given`].
@@ -161,8 +172,7 @@ impl Given<'_> {
     /// How far the ports reach.
     pub fn headroom(&self) -> Headroom {
         let recycling = Recycling::of(self.tw_reuse, self.timestamps, self.loopback);
-        let waiting = u32::try_from(self.time_wait.len()).unwrap_or(u32::MAX);
-        let taken = self.in_use.saturating_add(waiting);
+        let taken = self.in_use.saturating_add(self.waiting());
         let half = self.ports / 2;
         let slow = !self.port_range_option;
         Headroom {
@@ -178,6 +188,12 @@ impl Given<'_> {
             fails_after: self.fills(self.ports, recycling),
             recycling,
         }
+    }
+
+    /// How many ports are in TIME_WAIT.
+    pub fn waiting(&self) -> u32 {
+        let counts = self.time_wait.iter().map(|ending| ending.count);
+        counts.fold(0, u32::saturating_add)
     }
 
     /// For how long a port is not to be had once its connection was closed.
@@ -201,27 +217,33 @@ impl Given<'_> {
     /// are: so it happens between two ends of these, after the last, or not at all.
     fn fills(&self, ports: u32, recycling: Recycling) -> Option<Duration> {
         let held = self.held(recycling);
-        let early = self.length.as_secs_f64() - held;
-        let ends = self.time_wait.iter().map(|end| end.as_secs_f64() - early);
+        let early = self.length.saturating_sub(seconds(held));
         // What recycling takes again already does not count.
-        let ends: Vec<f64> = ends.filter(|end| *end > 0.0).collect();
-        let mut taken = f64::from(self.in_use) + count(ends.len());
+        let left = self.time_wait.iter();
+        let left = left.map(|ending| (ending, ending.after(early)));
+        let mut taken = f64::from(self.in_use);
+        taken += left.clone().map(|(_, left)| f64::from(left)).sum::<f64>();
         let ports = f64::from(ports);
         if taken >= ports {
             return Some(Duration::ZERO);
         }
-        let mut taken_at = || {
-            let after = (ports - taken) / self.rate;
-            taken -= 1.0;
-            after
-        };
-        for end in ends {
-            let after = taken_at();
-            if after < end.min(held) {
-                return Some(seconds(after));
+        let when = |taken: f64| (ports - taken) / self.rate;
+        let early = early.as_secs_f64();
+        for (ending, left) in left {
+            // The first of these may be too late for the last of them: then each is for its own end.
+            if when(taken) < ending.end().as_secs_f64() - early {
+                for number in ending.count - left..ending.count {
+                    let after = when(taken);
+                    if after < (ending.of(number) - early).min(held) {
+                        return Some(seconds(after));
+                    }
+                    taken -= 1.0;
+                }
+            } else {
+                taken -= f64::from(left);
             }
         }
-        let after = taken_at();
+        let after = when(taken);
         (after < held).then(|| seconds(after))
     }
 
@@ -266,13 +288,34 @@ impl Given<'_> {
     }
 }
 
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+impl Ending {
+    /// When the one with this number comes free, in seconds; the first is 0.
+    fn of(&self, number: u32) -> f64 {
+        let part = f64::from(number) / f64::from(self.count.max(1));
+        self.begin.as_secs_f64() + self.within.as_secs_f64() * part
+    }
+
+    /// Before this, or at this time at the latest, all have come free.
+    fn end(&self) -> Duration {
+        self.begin + self.within
+    }
+
+    /// How many come free later than `time`.
+    fn after(&self, time: Duration) -> u32 {
+        if time < self.begin {
+            return self.count;
+        }
+        if time >= self.end() {
+            return 0;
+        }
+        let time = time.as_secs_f64();
+        let gone = (0..self.count).take_while(|number| self.of(*number) <= time);
+        self.count - u32::try_from(gone.count()).expect("no more than their count")
+    }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "there are 65,536 ports")]
-fn count(ports: usize) -> f64 {
-    ports as f64
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]
@@ -335,9 +378,17 @@ mod tests {
     }
 
     /// So many `TIME_WAIT`s that come free evenly within so many seconds.
-    fn ending(count: u32, within: u32) -> Vec<Duration> {
+    fn ending(count: u32, within: u32) -> Vec<Ending> {
         let every = Duration::from_secs(within.into()) / count.max(1);
-        (1..=count).map(|n| every * n).collect()
+        (1..=count).map(|n| one(every * n)).collect()
+    }
+
+    fn one(begin: Duration) -> Ending {
+        Ending {
+            begin,
+            within: Duration::ZERO,
+            count: 1,
+        }
     }
 
     #[test]
@@ -346,7 +397,7 @@ mod tests {
         // As many begin as end.
         let steady = |a_second: u32| ending(a_second * 61, 61);
         // All within the last seconds: none comes free for long.
-        let fresh = |count| vec![Duration::from_secs(60); count];
+        let fresh = |count| vec![one(Duration::from_secs(60)); count];
         for (rate, in_use, time_wait, slow, fails) in [
             (0.0, 0, none(), None, None),
             (231.0, 0, none(), None, None),
@@ -522,6 +573,44 @@ mod tests {
     }
 
     proptest! {
+        /// Whether they are told in groups or one by one, it comes to the same.
+        #[test]
+        fn groups_are_their_members(
+            ports in 1_u32..300,
+            in_use in 0_u32..100,
+            groups in proptest::collection::vec((0_u64..31_000, 0_u32..40), 0..30),
+            rate in 0.0_f64..40.0,
+            tw_reuse in prop_oneof![Just(TwReuse::Never), Just(TwReuse::Everywhere)],
+        ) {
+            let mut groups: Vec<_> = groups
+                .into_iter()
+                .map(|(begin, count)| Ending {
+                    begin: Duration::from_millis(begin / 250 * 250),
+                    within: Duration::from_millis(250),
+                    count,
+                })
+                .collect();
+            groups.sort_unstable_by_key(|group| group.begin);
+            groups.dedup_by_key(|group| group.begin);
+            let members: Vec<_> = groups
+                .iter()
+                .flat_map(|group| (0..group.count).map(|number| one(seconds(group.of(number)))))
+                .collect();
+            let length = Duration::from_secs(30);
+            let [in_groups, one_by_one] = [&groups, &members].map(|time_wait| {
+                Given { ports, in_use, time_wait, length, rate, tw_reuse, ..DEFAULT }.headroom()
+            });
+            prop_assert_eq!(in_groups.left, one_by_one.left);
+            for (grouped, single) in [
+                (in_groups.slow_after, one_by_one.slow_after),
+                (in_groups.fails_after, one_by_one.fails_after),
+            ] {
+                prop_assert_eq!(grouped.is_some(), single.is_some());
+                let [grouped, single] = [grouped, single].map(Option::unwrap_or_default);
+                prop_assert!(grouped.abs_diff(single) < Duration::from_millis(1));
+            }
+        }
+
         /// The limit and the time agree, and the time is that of a clock that ticks.
         #[test]
         fn the_limit_and_the_time_agree(
@@ -534,7 +623,7 @@ mod tests {
         ) {
             ends.sort_unstable();
             let length = Duration::from_secs(30);
-            let time_wait: Vec<_> = ends.into_iter().map(Duration::from_millis).collect();
+            let time_wait: Vec<_> = ends.into_iter().map(|end| one(Duration::from_millis(end))).collect();
             let given = Given {
                 ports, in_use, time_wait: &time_wait, rate, length, tw_reuse, port_range_option,
                 ..DEFAULT
@@ -552,8 +641,8 @@ mod tests {
             if !headroom.recycling.takes_place() {
                 let taken = |tick: u32| {
                     let now = Duration::from_millis(10) * tick;
-                    let left = time_wait.iter().filter(|end| **end > now).count();
-                    f64::from(in_use) + count(left) + rate * now.as_secs_f64()
+                    let left = time_wait.iter().map(|end| end.after(now)).sum::<u32>();
+                    f64::from(in_use + left) + rate * now.as_secs_f64()
                 };
                 let full = (0..3000).find(|tick| taken(*tick) >= f64::from(ports));
                 let full = full.map(|tick| Duration::from_millis(10) * tick);

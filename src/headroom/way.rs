@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Given, RECYCLED_AFTER, Recycling, TIME_WAIT};
+use super::{Ending, Given, RECYCLED_AFTER, Recycling, TIME_WAIT};
 use crate::census::Lane;
 use crate::census::ports::{Limits, TwReuse};
 
@@ -19,8 +19,8 @@ pub struct Way {
     pub in_use: u32,
     /// Connections a second that leave a TIME_WAIT here.
     pub rate: f64,
-    /// Of the ports, those in TIME_WAIT: when each comes free, the soonest first.
-    time_wait: Vec<Duration>,
+    /// Of the ports, those in TIME_WAIT: when they come free, the soonest first.
+    time_wait: Vec<Ending>,
     tw_reuse: TwReuse,
     timestamps: bool,
     loopback: bool,
@@ -39,7 +39,11 @@ impl Way {
         let loopback = source.is_loopback() || backend.ip().is_loopback();
         let recycling = Recycling::of(limits.sysctls.tw_reuse, limits.timestamps, loopback);
         // The timers are set for 60 s, and go off a second late.
-        let ends = lane.ends().into_iter().map(|end| end + TIMERS_ADD);
+        let ends = lane.ends().map(|(begin, within, count)| Ending {
+            begin: begin + TIMERS_ADD,
+            within,
+            count,
+        });
         Way {
             ports,
             in_use: lane.in_use,
@@ -70,13 +74,16 @@ impl Way {
     /// Of the ports, those that a `connect()` cannot have: of those in TIME_WAIT only the youngest where
     /// they are taken again.
     pub fn held(&self) -> u32 {
-        let youngest = |end: &&Duration| **end > TIME_WAIT.saturating_sub(RECYCLED_AFTER);
-        let waiting = if self.recycling().takes_place() {
-            self.time_wait.iter().filter(youngest).count()
+        let taken_again = if self.recycling().takes_place() {
+            TIME_WAIT.saturating_sub(RECYCLED_AFTER)
         } else {
-            self.time_wait.len()
+            Duration::ZERO
         };
-        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        let waiting = self
+            .time_wait
+            .iter()
+            .map(|ending| ending.after(taken_again));
+        let waiting = waiting.fold(0, u32::saturating_add);
         self.in_use.saturating_add(waiting).min(self.ports)
     }
 

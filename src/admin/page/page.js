@@ -127,8 +127,10 @@ function show() {
   }
   showListeners(latest.listeners);
   const census = latest.census;
+  const old = census && census.age_seconds > 2 * census.period_seconds + 1
+    ? `; it has not told since, for ${span(census.age_seconds)}` : "";
   write(byId("census"), census
-    ? `Sockets counted by the kernel (${census.source === "sock_diag" ? "netlink sock_diag" : "/proc/net/tcp"}), every ${span(census.period_seconds)}; a look takes ${latency(census.seconds).join(" ")}`
+    ? `Sockets counted by the kernel (${census.source === "sock_diag" ? "netlink sock_diag" : "/proc/net/tcp"}), every ${span(census.period_seconds)}; a look takes ${latency(census.seconds).join(" ")}${old}`
     : "The kernel does not list its sockets here: no TCP states, no ports.");
 }
 
