@@ -257,7 +257,7 @@ fn much_data_comes_whole_over_a_line_with_delay() {
 
 /// Bytes that say where they belong.
 fn pattern() -> impl Iterator<Item = u8> {
-    (0_u32..).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8)
+    (0_u32..).map(|n| n.to_le_bytes().into_iter().fold(0, |all, byte| all ^ byte))
 }
 
 /// What arrives at the backend of so many bytes from the proxy.
@@ -265,12 +265,12 @@ fn transferred(lab: &Lab, bytes: usize) -> Vec<u8> {
     let arm = &lab.arms()[0];
     let (listener, at) = listener(&arm.backend, arm.backend_address);
     let mut sender = connect(&arm.proxy, at).unwrap();
-    let (mut receiver, _) = listener.accept().unwrap();
-    receiver.set_read_timeout(Some(LIMIT)).unwrap();
+    let (mut end, _) = listener.accept().unwrap();
+    end.set_read_timeout(Some(LIMIT)).unwrap();
     let sent: Vec<u8> = pattern().take(bytes).collect();
     let sending = thread::spawn(move || sender.write_all(&sent).unwrap());
     let mut received = Vec::new();
-    receiver.read_to_end(&mut received).unwrap();
+    end.read_to_end(&mut received).unwrap();
     sending.join().unwrap();
     received
 }

@@ -98,6 +98,10 @@ fn near(random: &mut Random) -> f64 {
 }
 
 /// An arm that was measured every `of`-th time, from the `at`-th on.
+#[expect(
+    clippy::too_many_lines,
+    reason = "an arm has many fields, and each is said"
+)]
 fn arm(like: Like, at: usize, of: usize, rounds: usize, random: &mut Random) -> Arm {
     let mut arm = Arm {
         name: like.name.to_owned(),
@@ -291,7 +295,7 @@ fn exhausted() -> Report {
         2,
     );
     let arm = &mut report.arms[1];
-    arm.program = "nginx".to_owned();
+    arm.program = "nginx".into();
     arm.exhausted_at = Some(58.5);
     let mut cost = 1.0;
     for round in &mut arm.rounds {

@@ -6,7 +6,7 @@
 //!                 └─ …
 //! ```
 //!
-//! Each arm has a proxy host and a backend host to itself, so ports, TIME_WAITs, counters and settings of the
+//! Each arm has a proxy host and a backend host to itself, so ports, `TIME_WAIT`s, counters and settings of the
 //! kernel are its own and neither arm starves the other. A host is a [`Room`]: a network namespace held by
 //! one thread, under no name. Nothing of the machine is changed, and nothing is left to be removed: the
 //! namespaces end with the last thread and the last program in them, by whatever way this process ends. Its programs

@@ -1,7 +1,7 @@
 //! The delay of a line where the kernel has no netem: packets between two TUN devices, held back for a while.
 //!
 //! Whole packets and not connections are relayed: the proxy's connections to the backend stay its own, with
-//! handshakes, ports and TIME_WAITs, as over a wire.
+//! handshakes, ports and `TIME_WAIT`s, as over a wire.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -147,9 +147,11 @@ impl<'a> Lane<'a> {
                 }
                 Err(error) => {
                     self.spare.push(packet);
-                    return match error.kind() {
-                        ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(()),
-                        _ => Err(error),
+                    let passes = [ErrorKind::WouldBlock, ErrorKind::Interrupted];
+                    return if passes.contains(&error.kind()) {
+                        Ok(())
+                    } else {
+                        Err(error)
                     };
                 }
             }

@@ -34,7 +34,7 @@ pub const MANY: usize = 10;
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Figure {
-    /// Answers a second.
+    /// Answers a second, but for those of 500 to 599.
     Requests,
     /// The median latency.
     P50,
@@ -113,7 +113,10 @@ impl Figure {
         let each = |sum: f64| (answered > 0.0).then(|| sum / answered);
         let latency = |us: f64| (answered > 0.0).then_some(us);
         match self {
-            Figure::Requests => (round.seconds > 0.0).then(|| answered / round.seconds),
+            Figure::Requests => {
+                let good = float(round.answered.saturating_sub(round.refused()));
+                (round.seconds > 0.0).then(|| good / round.seconds)
+            }
             Figure::P50 => latency(round.p50_us),
             Figure::P90 => latency(round.p90_us),
             Figure::P99 => latency(round.p99_us),

@@ -266,10 +266,14 @@ pub struct Peak {
 }
 
 impl Round {
+    /// Answers of 500 to 599.
+    pub fn refused(&self) -> u64 {
+        self.statuses.range(500..600).map(|(_, count)| count).sum()
+    }
+
     /// Requests without an answer, and answers of 500 to 599.
     pub fn failed(&self) -> u64 {
         let unanswered: u64 = self.errors.values().sum();
-        let server: u64 = self.statuses.range(500..600).map(|(_, count)| count).sum();
-        unanswered.saturating_add(server)
+        unanswered.saturating_add(self.refused())
     }
 }
