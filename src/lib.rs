@@ -80,4 +80,5 @@ pub mod quantity;
 pub mod route;
 pub mod scrape;
 pub mod server;
+pub mod split;
 pub mod worker;

@@ -91,6 +91,7 @@ const PURE: &[&str] = &[
     "scrape.rs",
     "server/admin.rs",
     "server/change.rs",
+    "split/guard.rs",
 ];
 
 /// What pure code does without.
@@ -161,13 +162,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "net",
             "quantity",
             "server",
+            "split",
         ],
     ),
     ("alarm", &[]),
     ("memory", &[]),
     (
         "backend",
-        &["account", "keepalive", "lookup", "net", "pool"],
+        &["account", "keepalive", "lookup", "net", "pool", "split"],
     ),
     ("balance", &[]),
     ("census", &[]),
@@ -209,6 +211,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "pool",
             "route",
             "server",
+            "split",
         ],
     ),
     (
@@ -237,16 +240,18 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "net",
             "pool",
             "route",
+            "split",
         ],
     ),
     ("quantity", &[]),
     ("scrape", &[]),
+    ("split", &["quantity"]),
     ("route", &[]),
     (
         "server",
         &[
             "account", "backend", "client", "log", "lookup", "net", "pool", "proxy", "route",
-            "worker",
+            "split", "worker",
         ],
     ),
     (

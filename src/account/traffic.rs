@@ -96,6 +96,11 @@ impl Traffic {
         self.exchanges.iter().map(|by_class| by_class[class]).sum()
     }
 
+    /// How many ended so.
+    pub fn of_outcome(&self, outcome: Outcome) -> u64 {
+        self.exchanges[outcome as usize].iter().sum()
+    }
+
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.exchanges.iter().flatten().sum()

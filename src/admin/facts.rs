@@ -1,11 +1,13 @@
 //! What is known of a running proxy at one moment.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::{Arm, FrontFigures, LineFigures, PoolFigures, Times};
 use crate::census::StateCounts;
 use crate::log;
+use crate::split::Split;
 
 use super::process::Process;
 use super::sampler::Sample;
@@ -40,6 +42,8 @@ pub(super) struct Facts {
 pub(super) struct Upstream {
     pub(super) name: String,
     pub(super) arm: Arm,
+    /// Which of its requests go to its short arm; `None`: it has none.
+    pub(super) split: Option<Arc<Split>>,
     pub(super) figures: PoolFigures,
 }
 
@@ -126,6 +130,7 @@ pub(super) mod tests {
             upstreams: vec![Upstream {
                 name: "app".to_owned(),
                 arm: Arm::Pooled,
+                split: None,
                 figures: figures.clone(),
             }],
             backends: vec![Backend {

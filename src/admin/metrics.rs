@@ -31,6 +31,7 @@ pub(super) fn page(facts: &Facts, format: Format) -> String {
     requests(&mut page, &facts.backends);
     connections(&mut page, &facts.backends);
     ends(&mut page, &facts.backends);
+    splits(&mut page, facts);
     line(&mut page, &facts.backends);
     page.family(
         "warmline_access_log_lines_total",
@@ -49,6 +50,41 @@ pub(super) fn page(facts: &Facts, format: Format) -> String {
         kernel::write(&mut page, sample);
     }
     page.text()
+}
+
+/// What the live splits are.
+fn splits(page: &mut Page, facts: &Facts) {
+    let upstreams = facts.upstreams.iter();
+    let splits = || {
+        let upstreams = upstreams.clone();
+        upstreams.filter_map(|upstream| Some((upstream.name.as_str(), upstream.split.as_deref()?)))
+    };
+    let mut family = page.family(
+        "warmline_upstream_short_share_ratio",
+        Gauge,
+        "The part of the upstream's requests that go to its short arm; 0 while that is stopped.",
+    );
+    for (name, split) in splits() {
+        family.sample(&[("upstream", name)], split.in_force().part());
+    }
+    let mut family = page.family(
+        "warmline_upstream_short_share_asked_ratio",
+        Gauge,
+        "The part that is asked for.",
+    );
+    for (name, split) in splits() {
+        family.sample(&[("upstream", name)], split.asked().part());
+    }
+    let mut family = page.family(
+        "warmline_upstream_split_stops_total",
+        Counter,
+        "How often the short arm was stopped, by why: few ports left, none left, more errors than the pooled arm.",
+    );
+    for (name, split) in splits() {
+        for (why, count) in split.stops() {
+            family.sample(&[("upstream", name), ("reason", why.label())], count);
+        }
+    }
 }
 
 /// A counter of each backend.

@@ -8,6 +8,7 @@ mod door;
 mod events;
 mod exposition;
 mod facts;
+mod guards;
 mod history;
 mod host;
 mod kernel;
@@ -18,6 +19,7 @@ mod owners;
 mod page;
 mod process;
 mod sampler;
+mod share;
 mod site;
 mod snapshot;
 mod snat;
@@ -211,9 +213,9 @@ async fn speak(
     site: Rc<Site>,
     link: Rc<Link>,
 ) {
-    let answer = service_fn(|request: Request<Incoming>| {
+    let answer = service_fn(|mut request: Request<Incoming>| {
         let (site, link) = (Rc::clone(&site), Rc::clone(&link));
-        async move { Answered::Ok(site.answer(&request, &link).await) }
+        async move { Answered::Ok(site.answer(&mut request, &link).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new());

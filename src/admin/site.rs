@@ -19,13 +19,14 @@ use crate::server::{AdminSettings, Control};
 use super::events::{self, Audience, Events, Link};
 use super::exposition::Format;
 use super::facts::{Backend, Facts, Upstream};
+use super::guards::Guards;
 use super::history::{History, PERIOD};
 use super::process::Process;
 use super::sampler::Sampler;
 use super::snapshot::{Cell, Cells, Shown, Snapshot};
-use super::{host, metrics, page};
+use super::{host, metrics, page, share};
 
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
 /// What there is, for who asks for something else.
@@ -38,6 +39,8 @@ const PATHS: &str = "\
 /history   the last five minutes of it
 /events    a snapshot every second, as server-sent events
 /config    the settings in effect
+/upstreams/NAME/short_share
+           the share of its requests that is short; POST another, such as 5%
 ";
 
 /// An answer's body: all of it, or events without an end.
@@ -54,6 +57,7 @@ pub(super) struct Site {
     effective: Effective,
     started: Instant,
     history: RefCell<History>,
+    guards: RefCell<Guards>,
     audience: Audience,
 }
 
@@ -71,6 +75,7 @@ impl Site {
             effective,
             started: Instant::now(),
             history: RefCell::default(),
+            guards: RefCell::default(),
             audience: Audience::default(),
         }
     }
@@ -81,7 +86,9 @@ impl Site {
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = clock.tick().await;
-            self.history.borrow_mut().note(&self.facts(), now);
+            let facts = self.facts();
+            self.guards.borrow_mut().look(&facts, now);
+            self.history.borrow_mut().note(&facts, now);
             if self.audience.is_there() {
                 let event = self.event().await;
                 self.audience.tell(&event);
@@ -92,13 +99,27 @@ impl Site {
     /// Answers one request, which came over `link`.
     pub(super) async fn answer(
         &self,
-        request: &Request<Incoming>,
+        request: &mut Request<Incoming>,
         link: &Rc<Link>,
     ) -> Response<Body> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Only GET and HEAD.\n");
-            let allowed = HeaderValue::from_static("GET, HEAD");
-            response.headers_mut().insert(ALLOW, allowed);
+        let share_of = request
+            .uri()
+            .path()
+            .strip_prefix("/upstreams/")
+            .and_then(|rest| rest.strip_suffix("/short_share"))
+            .map(str::to_owned);
+        let allowed = match share_of {
+            Some(_) => matches!(*request.method(), Method::GET | Method::HEAD | Method::POST),
+            None => matches!(*request.method(), Method::GET | Method::HEAD),
+        };
+        if !allowed {
+            let (words, methods) = match share_of {
+                Some(_) => ("Only GET, HEAD and POST.\n", "GET, HEAD, POST"),
+                None => ("Only GET and HEAD.\n", "GET, HEAD"),
+            };
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, words);
+            let methods = HeaderValue::from_static(methods);
+            response.headers_mut().insert(ALLOW, methods);
             return response;
         }
         if !self.is_ours(request) {
@@ -108,6 +129,9 @@ impl Site {
                 "Only localhost and the address that is listened on are answered to, so that no \
                  other site can be led here. `public = true` in [admin] answers to any name.\n",
             );
+        }
+        if let Some(upstream) = share_of {
+            return share::answer(&self.control, &upstream, request).await;
         }
         match request.uri().path() {
             "/" => page::response(),
@@ -244,6 +268,7 @@ impl Site {
             upstreams.push(Upstream {
                 figures: upstream.sum(),
                 arm: upstream.arm,
+                split: upstream.split,
                 name: upstream.name,
             });
         }
@@ -265,7 +290,7 @@ impl Site {
     }
 }
 
-fn json(body: String) -> Response<Body> {
+pub(super) fn json(body: String) -> Response<Body> {
     text(StatusCode::OK, JSON, body + "\n")
 }
 

@@ -13,6 +13,7 @@ use super::history::{History, Rates};
 use super::lanes::LaneSample;
 use super::owners::TimeWaits;
 use super::sampler::Sample;
+use super::share;
 
 /// Everything that is told of one moment.
 pub(super) struct Snapshot<'a> {
@@ -106,6 +107,9 @@ impl Snapshot<'_> {
             ("name", upstream.name.as_str().into()),
             ("arm", upstream.arm.label().into()),
         ];
+        if let Some(split) = &upstream.split {
+            members.push(("short_share", share::shown(split)));
+        }
         if parts.contains(&Part::Pools) {
             let whose = (upstream.name.clone(), None);
             members.push(("requests_total", upstream.figures.requests.into()));

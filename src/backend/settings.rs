@@ -11,6 +11,7 @@ use crate::lookup;
 use crate::net::SocketOptions;
 use crate::net::{Offer, ProxyProtocol, TlsSettings};
 use crate::pool;
+use crate::split;
 
 /// An upstream: a named set of backends, and how they are spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +101,11 @@ pub struct Settings {
     /// Default: 0.
     pub snat_ports: u32,
 
+    /// Which share of the requests goes over connections that carry one each, to compare both ways.
+    ///
+    /// Default: none.
+    pub split: Option<split::Settings>,
+
     /// What is set on their sockets.
     pub sockets: SocketOptions,
 
@@ -137,10 +143,24 @@ impl Settings {
             forwarded: Forwarded::default(),
             source_addresses: Vec::new(),
             snat_ports: 0,
+            split: None,
             sockets: SocketOptions::default(),
             closing: Closing::default(),
             resolve: lookup::Settings::default(),
         }
+    }
+
+    /// The upstream that has the short share of this one's requests, if there is one.
+    pub fn short_arm(&self) -> Option<Settings> {
+        self.split.as_ref()?;
+        let mut short = Settings {
+            name: split::twin_name(&self.name),
+            split: None,
+            ..self.clone()
+        };
+        short.pool.keep_alive.enabled = false;
+        short.pool.min_idle = 0;
+        Some(short)
     }
 
     /// Whether connections that were made under `other` can be used under these settings: what
@@ -154,6 +174,7 @@ impl Settings {
             forwarded: self.forwarded,
             resolve: self.resolve.clone(),
             snat_ports: self.snat_ports,
+            split: self.split.clone(),
             ..other.clone()
         };
         *self == alike
@@ -267,6 +288,12 @@ mod tests {
         assert!(keeps(|new| new.forwarded = Forwarded::Off));
         assert!(keeps(|new| new.resolve.again = false));
         assert!(keeps(|new| new.snat_ports = 1024));
+        assert!(keeps(|new| {
+            new.split = Some(split::Settings {
+                share: split::Share::NONE,
+                by: split::By::Client,
+            });
+        }));
         assert!(keeps(|new| new.servers[0].weight = 7));
         assert!(keeps(|new| new.servers.push(ServerSettings::new("b:80"))));
         assert!(!keeps(|new| new.connect_timeout *= 2));

@@ -6,7 +6,7 @@
 
 pub use super::front::{ACCESS_LOG, ADMIN, CLIENT, HOSTS, LISTENERS, ROUTES, SERVER};
 pub use super::setting::{Default, Setting, Table, Takes};
-use super::{closing, sockets, transport};
+use super::{closing, sockets, split, transport};
 
 /// All tables, in the order they are explained.
 pub const TABLES: [&Table; 9] = [
@@ -264,6 +264,8 @@ pub const UPSTREAMS: Table = Table {
         },
         // Closing a connection.
         closing::SHORT_MODE,
+        split::SHORT_SHARE,
+        split::SHORT_SHARE_BY,
         closing::CLOSE_IDLE,
         closing::CLOSE_LAST,
         closing::CLOSE_ERROR,

@@ -33,6 +33,7 @@ mod report;
 mod routes;
 mod setting;
 mod sockets;
+mod split;
 mod syntax;
 #[cfg(test)]
 mod tests;

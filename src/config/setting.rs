@@ -122,6 +122,10 @@ pub enum Takes {
     Path,
     /// The name of an upstream.
     Upstream,
+    /// A part of the requests.
+    Share,
+    /// What tells requests that belong together.
+    Key,
 }
 
 impl Table {
@@ -206,6 +210,8 @@ impl Takes {
             Takes::Host => "a host name",
             Takes::Path => "a path",
             Takes::Upstream => "the name of an upstream",
+            Takes::Share => "a part of the requests",
+            Takes::Key => "what tells requests that belong together",
         }
     }
 
@@ -292,6 +298,8 @@ impl Takes {
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
             Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
+            Takes::Share => "a part from 0 to 1, such as 0.05 or \"5%\"".to_owned(),
+            Takes::Key => "\"request\", \"client\", or \"header:NAME\"".to_owned(),
         }
     }
 
@@ -309,6 +317,8 @@ impl Takes {
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
             Takes::Ports => "ports",
             Takes::Device | Takes::Upstream => "name",
+            Takes::Share => "part",
+            Takes::Key => "word",
         }
     }
 
@@ -336,7 +346,9 @@ impl Takes {
             | Takes::Device
             | Takes::Host
             | Takes::Path
-            | Takes::Upstream => (0, u64::MAX),
+            | Takes::Upstream
+            | Takes::Share
+            | Takes::Key => (0, u64::MAX),
         }
     }
 
@@ -363,7 +375,9 @@ impl Takes {
             | Takes::Device
             | Takes::Host
             | Takes::Path
-            | Takes::Upstream => None,
+            | Takes::Upstream
+            | Takes::Share
+            | Takes::Key => None,
         }
     }
 }

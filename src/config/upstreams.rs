@@ -11,7 +11,7 @@ use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, quoted};
 use super::transport::transport;
 use super::values::{Scalar, keep_alive, number, set, set_time_or_off, switch, time};
-use super::{address, closing, keys, sockets};
+use super::{address, closing, keys, sockets, split};
 use crate::backend::{self, Forwarded, ServerSettings};
 use crate::keepalive::KeepAlive;
 use crate::lookup;
@@ -124,6 +124,7 @@ fn upstream(
         _ => Err("unknown word"),
     });
     set(&mut settings.forwarded, forwarded);
+    settings.split = split::split(&settings, section, reader);
     settings.servers = servers?;
     Some(settings)
 }

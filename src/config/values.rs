@@ -66,7 +66,10 @@ impl Takes {
             // Each of the addresses, that is; the list is looked at before.
             Written::Text => !matches!(self, Takes::Servers),
             Written::Switch => matches!(self, Takes::Switch),
-            Written::Fraction => matches!(self, Takes::Time { .. } | Takes::TimeOrOff { .. }),
+            Written::Fraction => matches!(
+                self,
+                Takes::Time { .. } | Takes::TimeOrOff { .. } | Takes::Share
+            ),
             Written::Whole => matches!(
                 self,
                 Takes::Whole { .. }
@@ -76,6 +79,7 @@ impl Takes {
                     | Takes::TimeOrOff { .. }
                     | Takes::Listen
                     | Takes::ListenOrUnix
+                    | Takes::Share
             ),
         }
     }

@@ -136,6 +136,11 @@ impl Failure {
         }
     }
 
+    /// Whether no local port was left for a connection.
+    pub(super) fn is_out_of_ports(&self) -> bool {
+        matches!(self, Failure::Connect(ConnectError::NoLocalPort { .. }))
+    }
+
     /// Whether another backend of the upstream may be tried: nothing of the request was sent, and
     /// the fault is this backend's.
     pub fn is_backends_connect_fault(&self) -> bool {

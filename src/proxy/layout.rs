@@ -10,6 +10,7 @@ use crate::backend::{self, Connector};
 use crate::net::{BackendAddr, Dial, TcpConnect, Tls};
 use crate::pool::{Common, Connect};
 use crate::route::Router;
+use crate::split::Split;
 
 use super::body::RequestBody;
 
@@ -72,4 +73,6 @@ pub struct UpstreamPlan {
     pub settings: backend::Settings,
     /// Its backends.
     pub servers: Share,
+    /// Which requests go to its short arm, which is an upstream of its own; `None`: none ever.
+    pub split: Option<Arc<Split>>,
 }

@@ -34,6 +34,7 @@ use crate::client::{BodyFault, Conn, Framing, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict, drops_connection};
 use crate::pool::{Identity, Wants};
 use crate::route::Router;
+use crate::split;
 
 use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts, Wish};
@@ -53,6 +54,8 @@ pub use upstream::PoolView;
 pub struct Proxy {
     router: Arc<Router<usize>>,
     upstreams: Vec<Rc<Upstream>>,
+    /// Of each, which one is its short arm.
+    short_arms: Vec<Option<usize>>,
     worker: usize,
     ears: Rc<Ears>,
 }
@@ -88,8 +91,15 @@ impl Proxy {
             Some(old) if Arc::ptr_eq(old.plan(), plan) => Rc::clone(old),
             old => Rc::new(Upstream::new(plan, old.map(AsRef::as_ref), worker)),
         };
+        let short_arm = |plan: &Arc<UpstreamPlan>| {
+            plan.split.as_ref()?;
+            let name = split::twin_name(&plan.settings.name);
+            let mut plans = layout.upstreams.iter();
+            plans.position(|plan| plan.settings.name == name)
+        };
         Proxy {
             router: Arc::clone(&layout.router),
+            short_arms: layout.upstreams.iter().map(short_arm).collect(),
             upstreams: layout.upstreams.iter().map(upstream).collect(),
             worker,
             ears,
@@ -198,11 +208,17 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
-        let upstream = self
+        let index = self
             .router
             .find(RequestFacts::host(&parts), parts.uri.path())
-            .map(|index| &self.upstreams[index])
             .ok_or(Failure::NoRoute)?;
+        let whole = &self.upstreams[index];
+        let mut upstream = whole;
+        if let Some(short) = self.short_arms[index]
+            && whole.is_split_off(client, &parts.headers)
+        {
+            upstream = &self.upstreams[short];
+        }
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = upstream.settings().retry_body;
@@ -210,7 +226,16 @@ impl Proxy {
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
         let wants = upstream.wants(need, client);
-        let (backend, mut lease, mut asked) = upstream.lease(now, wants, record).await?;
+        let leased = match upstream.lease(now, wants, record).await {
+            Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(upstream, whole) => {
+                whole.stop_split();
+                upstream = whole;
+                record.goes_to(upstream);
+                upstream.lease(Instant::now(), wants, record).await
+            }
+            leased => leased,
+        };
+        let (backend, mut lease, mut asked) = leased?;
         record.has(&mut lease, asked);
         headers::forward_request(
             &mut parts,

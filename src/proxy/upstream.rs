@@ -1,12 +1,13 @@
 //! One upstream as one worker sees it: whose turn it is, and a connection to it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::header::HeaderValue;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::account::{Held, PoolTally};
 use crate::backend::{self, Connector};
@@ -14,6 +15,7 @@ use crate::balance::Balance;
 use crate::client::Conn;
 use crate::net::{BackendAddr, ConnectError};
 use crate::pool::{AcquireError, Identity, Need, Pool, Wants};
+use crate::split::{Stopped, next_turn};
 
 use super::Chain;
 use super::body::{BackendLease, RequestBody};
@@ -36,6 +38,8 @@ pub struct PoolView {
 pub(super) struct Upstream {
     plan: Arc<UpstreamPlan>,
     balance: RefCell<Balance>,
+    /// Where this worker is on the line of the split.
+    turn: Cell<u32>,
     /// In the order of the plan.
     backends: Vec<Rc<Backend>>,
 }
@@ -71,6 +75,8 @@ impl Upstream {
         Upstream {
             plan: Arc::clone(plan),
             balance: RefCell::new(balance),
+            // Workers begin apart: together they would go through the same gaps.
+            turn: Cell::new(u32::try_from(worker).unwrap_or(0).wrapping_mul(0x2545_F491)),
             backends,
         }
     }
@@ -104,6 +110,31 @@ impl Upstream {
     pub(super) fn drain(&self) {
         for backend in &self.backends {
             backend.drain();
+        }
+    }
+
+    /// Whether this request is for its short arm.
+    pub(super) fn is_split_off(&self, client: &Conn, headers: &HeaderMap) -> bool {
+        let Some(split) = &self.plan.split else {
+            return false;
+        };
+        split.takes(client.ip(), headers, || {
+            let turn = next_turn(self.turn.get());
+            self.turn.set(turn);
+            turn
+        })
+    }
+
+    /// Its short arm found no local port, and is to have no more requests.
+    pub(super) fn stop_split(&self) {
+        if let Some(split) = &self.plan.split
+            && split.stop(Stopped::NoPort)
+        {
+            warn!(
+                upstream = self.settings().name,
+                "the short arm is stopped: no local port was left for a connection. Its requests go the pooled way; \
+                 ask for a share again once ports are free"
+            );
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::account::{Arm, LineFigures, PoolFigures};
 use crate::net::{BackendAddr, PortRange};
 use crate::proxy::{ServerCommon, Share, UpstreamPlan};
+use crate::split::Split;
 
 /// One upstream's backends, and what its workers count.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct UpstreamFigures {
     pub source_ports: Option<PortRange>,
     /// The ports that a NAT on the way has towards each of its backends; 0: there is none.
     pub snat_ports: u32,
+    /// Which of its requests go to its short arm; `None`: it has none.
+    pub split: Option<Arc<Split>>,
     /// Its backends.
     pub backends: Share,
     /// Backends it has no more, whose last connections may still be open.
@@ -147,6 +150,7 @@ impl Book {
                     arm: Arm::Pooled,
                     source_ports: None,
                     snat_ports: 0,
+                    split: None,
                     backends: Vec::new(),
                     leaving: Vec::new(),
                     gone: PoolFigures::default(),
@@ -159,10 +163,12 @@ impl Book {
             };
             figures.source_ports = plan.settings.sockets.source_ports;
             figures.snat_ports = plan.settings.snat_ports;
+            figures.split.clone_from(&plan.split);
             figures.changes_to(plan.servers.clone());
             book.push(figures);
         }
         for mut figures in old {
+            figures.split = None;
             figures.changes_to(Vec::new());
             book.push(figures);
         }
@@ -200,6 +206,7 @@ mod tests {
         Arc::new(UpstreamPlan {
             settings: backend::Settings::new(name, Vec::new()),
             servers: servers.to_vec(),
+            split: None,
         })
     }
 

@@ -20,6 +20,7 @@ use crate::lookup::{Found, LookUpError, Origin, Place, Resolver, Schedule};
 use crate::net::{Listening, Tls};
 use crate::pool::Common;
 use crate::proxy::{Layout, ServerCommon, Target, UpstreamPlan};
+use crate::split::Split;
 use crate::worker::{Listener, Orders};
 
 /// Settings to put into effect, and where to say what came of it.
@@ -150,7 +151,14 @@ struct Looked {
 
 impl Keeper {
     /// Puts `settings` into effect, or, if there are faults, changes nothing.
-    async fn load(&mut self, settings: Settings) -> Result<Changes, Vec<StartError>> {
+    async fn load(&mut self, mut settings: Settings) -> Result<Changes, Vec<StartError>> {
+        // After the others, so that routes lead where they led.
+        let short = settings
+            .upstreams
+            .iter()
+            .filter_map(backend::Settings::short_arm);
+        let short: Vec<_> = short.collect();
+        settings.upstreams.extend(short);
         let mut faults = Vec::new();
         let routes = router(&settings).map_err(|fault| faults.push(fault)).ok();
         check_limits(&settings, self.tallies.workers, &mut faults);
@@ -565,9 +573,16 @@ fn plan(
         .into_iter()
         .zip(places)
         .map(|(target, place)| (target, common(place)));
+    let split = settings.split.as_ref().map(|asked| {
+        // What was asked for while it runs stays until the file asks for something else.
+        let same = old.filter(|old| old.settings.split.as_ref() == Some(asked));
+        let running = same.and_then(|old| old.split.clone());
+        running.unwrap_or_else(|| Arc::new(Split::new(asked)))
+    });
     let plan = UpstreamPlan {
         settings: settings.clone(),
         servers: servers.collect(),
+        split,
     };
     (Arc::new(plan), Some(change))
 }

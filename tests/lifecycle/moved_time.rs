@@ -57,6 +57,7 @@ fn orders(settings: Settings, backend: SocketAddr) -> (Orders, SocketAddr) {
     let plan = UpstreamPlan {
         settings: upstream,
         servers: vec![(target, common)],
+        split: None,
     };
     let orders = Orders {
         listeners: vec![listener],

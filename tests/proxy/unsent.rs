@@ -115,6 +115,7 @@ fn run(
         let plan = UpstreamPlan {
             settings,
             servers: vec![(target, common)],
+            split: None,
         };
         let layout = Layout {
             router: Arc::new(Router::new([(None, "/", 0)])),
