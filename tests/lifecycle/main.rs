@@ -26,6 +26,7 @@ mod proxy;
 mod reload;
 mod service;
 mod shutdown;
+mod split;
 mod start;
 #[path = "../support/mod.rs"]
 mod support;

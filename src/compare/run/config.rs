@@ -129,7 +129,10 @@ impl Wanted<'_> {
         } else {
             let servers = self.backends.iter().cloned().map(Value::String).collect();
             let own = Table::from_iter([("servers".to_owned(), Value::Array(servers))]);
-            (own, UPSTREAM, Table::new())
+            // Clients' connections are the load's: those that the proxy ended would count among its closes.
+            let client = Table::from_iter([("max_keep_alive_requests".to_owned(), 0.into())]);
+            let whole = Table::from_iter([("client".to_owned(), client.into())]);
+            (own, UPSTREAM, whole)
         };
         set(
             &mut upstream,
@@ -291,6 +294,10 @@ mod tests {
             let app = &made["upstreams"]["app"];
             assert_eq!(app["keep_alive"].as_bool(), Some(!mode.is_short()));
             assert_eq!(app["source_port_range"].as_str(), Some("40000-40999"));
+            assert_eq!(
+                made["client"]["max_keep_alive_requests"].as_integer(),
+                Some(0)
+            );
         }
         let nginx = |mode| {
             text(
