@@ -107,11 +107,10 @@ pub(super) fn reload(facts: &Facts<'_>) -> Vec<Finding> {
         }
     }
     for backend in &live.backends {
-        let in_file = facts
-            .settings
-            .upstreams
-            .iter()
-            .any(|upstream| upstream.name == backend.upstream);
+        let in_file = facts.settings.upstreams.iter().any(|upstream| {
+            let short = upstream.short_arm().map(|short| short.name);
+            upstream.name == backend.upstream || short.as_ref() == Some(&backend.upstream)
+        });
         let said = format!("upstream {} is not in the file", backend.upstream);
         if !in_file && !differs.contains(&said) {
             differs.push(said);
@@ -648,6 +647,13 @@ mod tests {
         Case::new("")
             .live(|backend| backend.upstream = "old".to_owned())
             .says("reload", Advice, "upstream old is not in the file");
+        // What the file has no short arm for.
+        Case::new("")
+            .live(|backend| backend.upstream = "app@short".to_owned())
+            .says("reload", Advice, "upstream app@short is not in the file");
+        Case::new("short_share = 0.1")
+            .live(|_| {})
+            .says("reload", Fine, "of the file");
         assert!(Case::new("").findings("reload").is_empty());
     }
 
