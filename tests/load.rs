@@ -371,6 +371,8 @@ fn a_stall_is_felt_by_all_that_was_due_meanwhile() {
     let time = |of: &str, at: &str| report[of][at].as_f64().unwrap();
     // Of 300 times p99 is the fourth longest, and p90 the thirty-first.
     assert!(time("latency_seconds", "max") >= 1.0, "{report}");
+    // And p99.9 the longest.
+    assert!(time("latency_seconds", "p99_9") >= 1.0, "{report}");
     assert!(time("latency_seconds", "p99") >= 0.970, "{report}");
     assert!(time("latency_seconds", "p90") >= 0.700, "{report}");
     // From when it was sent only one took so long. Thirty-one would have taken over 20 s.

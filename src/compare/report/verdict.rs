@@ -138,10 +138,12 @@ fn speed(versus: &Versus<'_>) -> Option<String> {
 
 /// What was not found, and how small it could have been.
 fn alike(versus: &Versus<'_>) -> Option<String> {
-    let (mut parts, mut reaches) = (Vec::new(), Vec::new());
+    let (mut parts, mut reaches, mut apart) = (Vec::new(), Vec::new(), Vec::new());
     let mut unknown = 0;
     for figure in Figure::HEADLINE {
         match versus.outcome(figure) {
+            // What would have to be twice as much to be seen was not measured.
+            Outcome::Alike(_, reach) if reach >= 1.0 => apart.push(figure.words().to_owned()),
             Outcome::Alike(_, reach) => {
                 parts.push(figure.words().to_owned());
                 reaches.push(percent(reach));
@@ -158,14 +160,22 @@ fn alike(versus: &Versus<'_>) -> Option<String> {
             "There is nothing to hold against the first arm.".to_owned()
         });
     }
-    (!parts.is_empty()).then(|| {
-        format!(
+    let mut sentences = Vec::new();
+    if !parts.is_empty() {
+        sentences.push(format!(
             "No difference from {} in {}: one of {} would have been seen.",
             versus.to.name,
             listed(&parts),
             listed(&reaches)
-        )
-    })
+        ));
+    }
+    if !apart.is_empty() {
+        sentences.push(format!(
+            "Of {} the rounds lie too far apart to tell.",
+            listed(&apart)
+        ));
+    }
+    (!sentences.is_empty()).then(|| sentences.join(" "))
 }
 
 fn exhausted(arm: &Arm) -> Option<String> {
