@@ -310,7 +310,7 @@ impl Takes {
             Takes::Whole { unit, .. } | Takes::Limit { unit, .. } => unit,
             Takes::Bytes { .. } => "bytes",
             Takes::Time { .. } | Takes::TimeOrOff { .. } | Takes::ReadTimeout => "time",
-            Takes::Word(_) => "word",
+            Takes::Word(_) | Takes::Key => "word",
             Takes::Listen | Takes::ListenOrUnix | Takes::Server => "address",
             Takes::Servers | Takes::Addresses | Takes::NameServers | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
@@ -318,7 +318,6 @@ impl Takes {
             Takes::Ports => "ports",
             Takes::Device | Takes::Upstream => "name",
             Takes::Share => "part",
-            Takes::Key => "word",
         }
     }
 

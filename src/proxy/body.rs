@@ -64,6 +64,15 @@ struct RequestStream {
 struct Withdrawn;
 
 impl RequestBody {
+    /// The body of a client's request, or none.
+    pub(super) fn of(incoming: Incoming, client: &Rc<Conn>, timeout: Duration) -> RequestBody {
+        if incoming.is_end_stream() {
+            RequestBody::empty()
+        } else {
+            RequestBody::stream(incoming, Rc::clone(client), timeout)
+        }
+    }
+
     /// A request without a body.
     pub(super) fn empty() -> RequestBody {
         RequestBody(None)

@@ -199,6 +199,25 @@ impl Proxy {
         Ok(response)
     }
 
+    /// The upstream of a request's route, and of its two arms the one that the request goes to.
+    fn way(
+        &self,
+        client: &Conn,
+        parts: &request::Parts,
+    ) -> Result<(&Rc<Upstream>, &Rc<Upstream>), Failure> {
+        let index = self
+            .router
+            .find(RequestFacts::host(parts), parts.uri.path())
+            .ok_or(Failure::NoRoute)?;
+        let whole = &self.upstreams[index];
+        match self.short_arms[index] {
+            Some(short) if whole.is_split_off(client, &parts.headers) => {
+                Ok((whole, &self.upstreams[short]))
+            }
+            _ => Ok((whole, whole)),
+        }
+    }
+
     async fn forward(
         &self,
         client: &Rc<Conn>,
@@ -208,17 +227,7 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
-        let index = self
-            .router
-            .find(RequestFacts::host(&parts), parts.uri.path())
-            .ok_or(Failure::NoRoute)?;
-        let whole = &self.upstreams[index];
-        let mut upstream = whole;
-        if let Some(short) = self.short_arms[index]
-            && whole.is_split_off(client, &parts.headers)
-        {
-            upstream = &self.upstreams[short];
-        }
+        let (whole, mut upstream) = self.way(client, &parts)?;
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = upstream.settings().retry_body;
@@ -228,10 +237,8 @@ impl Proxy {
         let wants = upstream.wants(need, client);
         let leased = match upstream.lease(now, wants, record).await {
             Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(upstream, whole) => {
-                whole.stop_split();
                 upstream = whole;
-                record.goes_to(upstream);
-                upstream.lease(Instant::now(), wants, record).await
+                upstream.lease_for_short_arm(wants, record).await
             }
             leased => leased,
         };
@@ -250,12 +257,7 @@ impl Proxy {
             },
         );
         let timeout = upstream.settings().timeout;
-        let body = if body.is_end_stream() {
-            RequestBody::empty()
-        } else {
-            RequestBody::stream(body, Rc::clone(client), timeout)
-        };
-        let mut request = Request::from_parts(parts, body);
+        let mut request = Request::from_parts(parts, RequestBody::of(body, client, timeout));
         let mut before = 0;
         loop {
             // Should the backend close the connection at this moment.

@@ -125,8 +125,12 @@ impl Upstream {
         })
     }
 
-    /// Its short arm found no local port, and is to have no more requests.
-    pub(super) fn stop_split(&self) {
+    /// A connection for a request of its short arm, which found no local port and gets no more requests.
+    pub(super) async fn lease_for_short_arm(
+        self: &Rc<Self>,
+        wants: Wants,
+        record: &mut Record,
+    ) -> Result<(&Backend, BackendLease, Instant), Failure> {
         if let Some(split) = &self.plan.split
             && split.stop(Stopped::NoPort)
         {
@@ -136,6 +140,8 @@ impl Upstream {
                  ask for a share again once ports are free"
             );
         }
+        record.goes_to(self);
+        self.lease(Instant::now(), wants, record).await
     }
 
     /// What is asked for.

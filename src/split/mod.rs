@@ -302,8 +302,8 @@ mod tests {
                 turn = next_turn(turn);
                 split.takes(&client, &HeaderMap::new(), || turn)
             };
-            let taken = (0..1000).filter(|_| takes()).count();
-            assert!(taken.abs_diff(of_1000) <= 2, "{share}: {taken}");
+            let short = (0..1000).filter(|_| takes()).count();
+            assert!(short.abs_diff(of_1000) <= 2, "{share}: {short}");
         }
     }
 

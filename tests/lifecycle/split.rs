@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
+use warmline::quantity::whole;
 
 use crate::program::Program;
 use crate::support::client::Client;
@@ -136,14 +137,13 @@ fn a_share_of_the_requests_is_short_and_everything_says_so() {
         "{connections} for {short}"
     );
     let requests = |upstream: &str| {
-        split.metric(&format!(
-            "warmline_backend_requests_total{{upstream=\"{upstream}\",backend=\"{}\"}}",
-            split.backend.addr
-        ))
+        let backend = split.backend.addr;
+        let labels = format!("upstream=\"{upstream}\",backend=\"{backend}\"");
+        whole(split.metric(&format!("warmline_backend_requests_total{{{labels}}}")))
     };
     assert_eq!(
         (requests("app"), requests("app@short")),
-        (pooled as f64, short as f64)
+        (pooled as u64, short as u64)
     );
     assert!(
         (split.metric("warmline_upstream_short_share_ratio{upstream=\"app\"}") - 0.25).abs() < 1e-6
