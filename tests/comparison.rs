@@ -558,5 +558,13 @@ fn proxies_that_run_are_told_apart_by_what_they_do() {
     );
     assert_eq!(kept.rounds[1].connects, Some(0));
     assert!(states(closed, "proxy", "TIME_WAIT") > 100);
-    assert_eq!(report.network.kind, "given");
+    assert_eq!(
+        (report.network.kind.as_str(), report.plan.pace.as_str()),
+        ("given", "given")
+    );
+    let text = warmline::compare::report::text(&report, false);
+    assert!(
+        text.contains("Load:    whatever the proxies get from elsewhere"),
+        "{text}"
+    );
 }

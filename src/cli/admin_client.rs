@@ -1,4 +1,4 @@
-//! Asks a running proxy's admin listener: one GET over TCP or a Unix socket, with a time limit.
+//! Asks a running proxy's admin listener: one request over TCP or a Unix socket, with a time limit.
 
 use std::io;
 use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http::{Request, StatusCode, request};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -57,7 +57,7 @@ pub(super) enum AskError {
         /// Where.
         at: AdminAddress,
         /// What was asked for.
-        path: &'static str,
+        path: String,
         /// Its answer.
         status: StatusCode,
     },
@@ -120,11 +120,40 @@ pub(super) fn get(at: &AdminAddress, path: &'static str) -> Result<String, AskEr
     runtime.block_on(fetch(at, path))
 }
 
+/// Posts this text to `path`; returns the status of the answer, and the answer.
+pub(super) fn post(
+    at: &AdminAddress,
+    path: &str,
+    body: String,
+) -> Result<(StatusCode, String), AskError> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| AskError::Connect {
+        at: at.clone(),
+        source,
+    })?;
+    runtime.block_on(answer(at, Request::post(path), body))
+}
+
 /// The same within a runtime.
 ///
 /// # Cancellation
 /// Dropping the future closes the connection.
 pub(super) async fn fetch(at: &AdminAddress, path: &'static str) -> Result<String, AskError> {
+    match answer(at, Request::get(path), String::new()).await? {
+        (StatusCode::OK, text) => Ok(text),
+        (status, _) => Err(AskError::Status {
+            at: at.clone(),
+            path: path.to_owned(),
+            status,
+        }),
+    }
+}
+
+async fn answer(
+    at: &AdminAddress,
+    request: request::Builder,
+    body: String,
+) -> Result<(StatusCode, String), AskError> {
     let connect = |source| AskError::Connect {
         at: at.clone(),
         source,
@@ -133,11 +162,11 @@ pub(super) async fn fetch(at: &AdminAddress, path: &'static str) -> Result<Strin
         match at {
             AdminAddress::Ip(address) => {
                 let stream = TcpStream::connect(address).await.map_err(connect)?;
-                ask(stream, at, &address.to_string(), path).await
+                ask(stream, at, request.header(HOST, address.to_string()), body).await
             }
             AdminAddress::Unix(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(connect)?;
-                ask(stream, at, "localhost", path).await
+                ask(stream, at, request.header(HOST, "localhost"), body).await
             }
         }
     });
@@ -149,16 +178,15 @@ pub(super) async fn fetch(at: &AdminAddress, path: &'static str) -> Result<Strin
 async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     at: &AdminAddress,
-    host: &str,
-    path: &'static str,
-) -> Result<String, AskError> {
+    request: request::Builder,
+    body: String,
+) -> Result<(StatusCode, String), AskError> {
     let http = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Http {
         at: at.clone(),
         source,
     };
-    let request = Request::get(path)
-        .header(HOST, host)
-        .body(Empty::<Bytes>::new())
+    let request = request
+        .body(Full::new(Bytes::from(body)))
         .expect("path and host are those of an address");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
@@ -169,16 +197,9 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
             .await
             .map_err(|error| http(error.into()))?;
         let status = response.status();
-        if status != StatusCode::OK {
-            return Err(AskError::Status {
-                at: at.clone(),
-                path,
-                status,
-            });
-        }
         let body = Limited::new(response.into_body(), LARGEST).collect();
         let bytes = body.await.map_err(http)?.to_bytes();
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
     };
     // The connection has to be driven; should it end first, the answer tells why there is none.
     let driven = async {

@@ -33,6 +33,7 @@ mod notify;
 mod plan;
 mod report;
 pub mod run;
+mod split;
 mod states;
 mod stop;
 mod tables;
@@ -99,6 +100,10 @@ pub enum Command {
     ///
     /// Asks its admin listener, and without one whether connections are accepted. Exit code 1: it is not.
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Send another share of an upstream's requests over short connections, in a running proxy
+    ///
+    /// Takes effect at once, without a reload. The upstream needs a short_share, and the file an admin table.
+    Split(split::SplitArgs),
     /// Watch a running proxy: pools, TCP states, ports and rates of each backend
     ///
     /// The proxy's file needs an admin table. Keys: q quits, the arrows select a backend, p pauses, ? has
@@ -385,6 +390,7 @@ pub fn main() -> ExitCode {
         Some(Command::Report(args)) => report::report(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Healthcheck(args)) => healthcheck::healthcheck(&args),
+        Some(Command::Split(args)) => split::split(&args),
         Some(Command::Top(args)) => top::top(&args),
         Some(Command::InLab(args)) => in_lab::in_lab(&args),
         // Without a command there is at least one argument, and each of them needs `-t`.

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use warmline::quantity::whole;
 
-use crate::program::Program;
+use crate::program::{Program, warmline};
 use crate::support::client::Client;
 use crate::support::network::in_network_of_its_own;
 use crate::support::scripted::Backend;
@@ -247,6 +247,37 @@ fn what_cannot_be_asked_for_is_said() {
     assert_eq!(split.admin(&["-d", "1"], "/metrics").0, 405);
     let (_, said) = split.admin(&[], "/upstreams/app/short_share");
     assert!(said.contains("\"asked\":0.1"), "{said}");
+}
+
+#[test]
+fn the_command_line_asks_for_a_share_too() {
+    let split = Split::start("short_share = 0.1\n");
+    let admin = format!("unix:{}", split.path("admin").display());
+    let run = |args: &[&str]| warmline(split.dir.path(), &[&["split"], args].concat());
+    let output = run(&["app", "20%", "--admin", &admin]);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        said,
+        "20% of the requests to app go over short connections from now on\n"
+    );
+    let (_, said) = split.admin(&[], "/upstreams/app/short_share");
+    assert!(said.contains("\"asked\":0.2"), "{said}");
+    for (args, code, says) in [
+        (["app", "1.5", "--admin", &admin], 2, "from 0 to 1"),
+        (
+            ["nobody", "1", "--admin", &admin],
+            1,
+            "there is: app, app@short",
+        ),
+        (["a/b", "1", "--admin", &admin], 1, "cannot be called"),
+        (["app", "1", "-c", "none.toml"], 1, "none.toml"),
+    ] {
+        let output = run(&args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
 }
 
 /// Of 200 ports 40 are what the guard leaves; connections that are closed here first take one each, for a minute.

@@ -207,7 +207,8 @@ class Card {
     this.node.className = `card upstream ${upstream.arm}`;
     this.arm.className = `arm ${upstream.arm}`;
     write(this.arm, upstream.arm);
-    write(this.armNote, upstream.arm === "pooled" ? "connections are kept and used again" : "a connection for each request");
+    const what = upstream.arm === "pooled" ? "connections are kept and used again" : "a connection for each request";
+    write(this.armNote, what + splitWords(upstream));
     const figures = this.figures;
     writeUnit(figures.requests, rate(upstream.requests_per_second), "/s");
     writeUnit(figures.connects, rate(upstream.connects_per_second), "/s");
@@ -235,6 +236,17 @@ class Card {
       }
     }
   }
+}
+
+// Which share of the requests goes to the short arm, which stands under a name of its own.
+function splitWords({ short_share: split }) {
+  if (!split) return "";
+  const part = (share) => `${Number((share * 100).toFixed(3))} %`;
+  if (split.stopped) {
+    const why = { ports_low: "few local ports were left", no_local_port: "no local port was left", errors: "its requests failed" };
+    return `; the short arm, asked for ${part(split.asked)}, is stopped: ${why[split.stopped] ?? split.stopped}`;
+  }
+  return `; ${part(split.in_force)} of the requests go to the short arm`;
 }
 
 function sample(state, fresh) {

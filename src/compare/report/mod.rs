@@ -90,7 +90,8 @@ pub struct Plan {
     pub path: String,
     /// The body of each request.
     pub request_bytes: u64,
-    /// `closed`: the next request goes out when the last is answered; `constant`, `poisson`: by the clock.
+    /// `closed`: the next request goes out when the last is answered; `constant`, `poisson`: by the clock; `given`:
+    /// whatever comes from elsewhere.
     pub pace: String,
     /// Requests a second, where they go by the clock.
     pub rate: Option<u32>,

@@ -213,6 +213,9 @@ pub(super) fn question(report: &Report) -> Vec<String> {
             ""
         }
     );
+    if plan.pace == "given" {
+        "whatever the proxies get from elsewhere".clone_into(&mut load);
+    }
     if plan.request_bytes > 0 {
         let _ = write!(load, ", bodies of {}", bytes(plan.request_bytes));
     }

@@ -38,7 +38,7 @@ pub(super) fn verdicts(report: &Report, judged: &[Versus<'_>]) -> Vec<Verdict> {
         }
         sentences.extend(exhausted(arm));
         sentences.extend(collapse(report, arm));
-        sentences.extend(failures(arm));
+        sentences.extend(failures(report, arm));
         sentences.extend(holders(arm));
         sentences.extend(misfits(arm));
         Verdict {
@@ -223,7 +223,7 @@ fn collapse(report: &Report, arm: &Arm) -> Option<String> {
     ))
 }
 
-fn failures(arm: &Arm) -> Option<String> {
+fn failures(report: &Report, arm: &Arm) -> Option<String> {
     let sum = |of: fn(&super::Round) -> u64| arm.rounds.iter().map(of).sum::<u64>();
     let (sent, failed) = (sum(|round| round.sent), sum(super::Round::failed));
     if failed == 0 {
@@ -237,6 +237,11 @@ fn failures(arm: &Arm) -> Option<String> {
             *kinds.entry(words).or_default() += count;
         }
         for (status, count) in round.statuses.range(500..600) {
+            // Of proxies that are observed only the class is known.
+            let status = match report.plan.pace.as_str() {
+                "given" => format!("{}xx", status / 100),
+                _ => status.to_string(),
+            };
             *kinds.entry(format!("status {status}")).or_default() += count;
         }
     }

@@ -134,6 +134,10 @@ impl Wanted<'_> {
             let whole = Table::from_iter([("client".to_owned(), client.into())]);
             (own, UPSTREAM, whole)
         };
+        // An arm is one way, whole.
+        for ours in ["short_share", "short_share_by"] {
+            upstream.remove(ours);
+        }
         set(
             &mut upstream,
             "keep_alive",
@@ -187,7 +191,7 @@ impl Wanted<'_> {
             _ => "",
         };
         format!(
-            "daemon off;\nworker_processes {workers};\npid {folder}/pid;\nerror_log stderr warn;\nuser root;\n\
+            "daemon off;\n{single}worker_processes {workers};\npid {folder}/pid;\nerror_log stderr warn;\nuser root;\n\
              events {{ worker_connections 10000; }}\nhttp {{\n    access_log off;\n    keepalive_requests 1000000000;\n    \
              client_body_temp_path {folder}/body;\n    proxy_temp_path {folder}/proxy;\n    fastcgi_temp_path {folder}/fcgi;\n    \
              uwsgi_temp_path {folder}/uwsgi;\n    scgi_temp_path {folder}/scgi;\n    upstream app {{\n{servers}{keepalive}    }}\n    \
@@ -195,6 +199,12 @@ impl Wanted<'_> {
              proxy_http_version {version};\n{connection}            proxy_set_header Host $http_host;\n            \
              proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n            proxy_set_header X-Forwarded-Proto $scheme;\n            \
              proxy_set_header X-Forwarded-Host $http_host;\n        }}\n    }}\n}}\n",
+            // Alone, it has no worker that could outlive it.
+            single = if self.workers == 1 {
+                "master_process off;\n"
+            } else {
+                ""
+            },
             workers = self.workers,
             servers = servers.concat(),
             listen = self.listen,
@@ -252,7 +262,7 @@ mod tests {
     #[test]
     fn an_arm_of_a_files_upstream_differs_in_its_mode_alone() {
         let file = "[[listeners]]\naddress = \":80\"\n[server]\nworkers = 4\n[upstreams.app]\nservers = [\"${APP}:80\"]\n\
-                    KeepAlive = \"On\"\nmax_idle = 7\n[upstreams.other]\nservers = [\"b\"]\n";
+                    KeepAlive = \"On\"\nshort_share = 0.5\nmax_idle = 7\n[upstreams.other]\nservers = [\"b\"]\n";
         assert_eq!(
             Base::read(file, None).unwrap_err().to_string(),
             "it has several upstreams: --upstream names one of app, other"
@@ -266,6 +276,7 @@ mod tests {
         assert_eq!(app["short_mode"].as_str(), Some("rst"));
         assert_eq!(app["max_idle"].as_integer(), Some(7));
         assert!(!app.contains_key("KeepAlive"), "{app}");
+        assert!(!app.contains_key("short_share"), "{app}");
         assert_eq!(made["server"]["workers"].as_integer(), Some(1));
         assert_eq!(made["upstreams"].as_table().unwrap().len(), 1);
         assert_eq!(

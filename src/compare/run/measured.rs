@@ -118,7 +118,7 @@ impl Measured {
 }
 
 /// When the fewest ports were left for the first time.
-fn emptiest(timeline: &[Moment]) -> Option<f64> {
+pub(super) fn emptiest(timeline: &[Moment]) -> Option<f64> {
     let left = |moment: &Moment| moment.ports_left;
     let least = timeline.iter().filter_map(left).min()?;
     // A few come free between the moment when there was none and the moment when it was looked.

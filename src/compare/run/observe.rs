@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::admin::{self, Where};
 use super::arms::Mode;
-use super::{Failed, Onlooker, machine};
+use super::{Failed, Onlooker, machine, measured};
 use crate::compare::hdr::Hdr;
 use crate::compare::report::{self, Arm, Check, Class, Moment, Network, Peak, Plan, Report, Round};
 use crate::quantity::whole;
@@ -380,10 +380,20 @@ fn finish(arm: &mut Arm, proxy: &Proxy, first: &Page, last: &Page) {
     }];
     arm.latency = latencies(&classes(first, last, "warmline_request_seconds_bucket"));
     arm.connect_time = classes(first, last, "warmline_upstream_connect_call_seconds_bucket");
+    let no_port = [("reason", "no_local_port")];
+    if grown(
+        first,
+        last,
+        "warmline_backend_connect_failures_total",
+        &no_port,
+    ) > 0.0
+    {
+        arm.exhausted_at = measured::emptiest(&arm.timeline);
+    }
     let memory = whole(sum(last, "process_resident_memory_bytes", &[]));
     arm.peak = Peak {
         proxy_bytes: memory,
-        ..super::measured::peak(&arm.timeline, memory)
+        ..measured::peak(&arm.timeline, memory)
     };
 }
 
