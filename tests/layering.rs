@@ -191,6 +191,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "route",
             "scrape",
             "server",
+            "split",
         ],
     ),
     ("client", &["alarm", "keepalive", "net", "route"]),

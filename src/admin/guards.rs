@@ -1,6 +1,7 @@
 //! Stops short arms that do harm: a guard for each upstream with a split, looked at once a second.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
@@ -9,6 +10,9 @@ use crate::account::Outcome;
 use crate::split::{Guard, Seen, Share, Split, Stopped, twin_name};
 
 use super::facts::{Facts, Upstream};
+
+/// How old the kernel's figures may be.
+const RECENT: Duration = Duration::from_secs(5);
 
 /// One for each upstream, by its name.
 #[derive(Default)]
@@ -73,7 +77,12 @@ fn seen(facts: &Facts, pooled: &Upstream, short: &Upstream) -> Seen {
     let addresses = backends
         .filter(|backend| backend.upstream == short.name)
         .filter_map(|backend| backend.ip);
-    let lanes = facts.sample.iter().flat_map(|sample| &sample.lanes);
+    // What the kernel said long ago says nothing of a share that was asked for since.
+    let sample = facts
+        .sample
+        .as_ref()
+        .filter(|sample| sample.age < RECENT.max(sample.period * 2));
+    let lanes = sample.iter().flat_map(|sample| &sample.lanes);
     let lanes: Vec<_> = lanes.collect();
     let left = addresses
         .filter_map(|address| {

@@ -102,7 +102,7 @@ pub enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Send another share of an upstream's requests over short connections, in a running proxy
     ///
-    /// Takes effect at once, without a reload. The upstream needs a short_share, and the file an admin table.
+    /// Takes effect at once, without a reload. The upstream needs a `short_share`, and the file an admin table.
     Split(split::SplitArgs),
     /// Watch a running proxy: pools, TCP states, ports and rates of each backend
     ///

@@ -574,10 +574,13 @@ fn plan(
         .zip(places)
         .map(|(target, place)| (target, common(place)));
     let split = settings.split.as_ref().map(|asked| {
-        // What was asked for while it runs stays until the file asks for something else.
-        let same = old.filter(|old| old.settings.split.as_ref() == Some(asked));
-        let running = same.and_then(|old| old.split.clone());
-        running.unwrap_or_else(|| Arc::new(Split::new(asked)))
+        let running = old.and_then(|old| Some((old, old.split.as_ref()?)));
+        match running {
+            // What was asked for while it runs stays until the file asks for something else.
+            Some((old, split)) if old.settings.split.as_ref() == Some(asked) => Arc::clone(split),
+            Some((_, split)) => Arc::new(Split::succeeding(split, asked)),
+            None => Arc::new(Split::new(asked)),
+        }
     });
     let plan = UpstreamPlan {
         settings: settings.clone(),

@@ -9,7 +9,7 @@
 mod guard;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -143,23 +143,32 @@ impl Stopped {
 #[derive(Debug)]
 pub struct Split {
     by: By,
-    asked: AtomicU32,
-    /// What workers go by: what is asked for, or nothing while it is stopped.
-    in_force: AtomicU32,
-    stopped: AtomicU8,
+    /// The share that is asked for, and above it why it is stopped, 0 if it is not: one value, so that whoever asks for a
+    /// share and whoever stops it at the same moment leave no third thing behind.
+    state: AtomicU64,
     stops: [AtomicU64; Stopped::ALL.len()],
 }
+
+/// Where in the state the reason stands.
+const REASON: u32 = 32;
 
 impl Split {
     /// As `settings` ask for it.
     pub fn new(settings: &Settings) -> Split {
         Split {
             by: settings.by.clone(),
-            asked: AtomicU32::new(settings.share.0),
-            in_force: AtomicU32::new(settings.share.0),
-            stopped: AtomicU8::new(0),
+            state: AtomicU64::new(settings.share.0.into()),
             stops: Default::default(),
         }
+    }
+
+    /// The same in another's place, whose stops it goes on counting.
+    pub fn succeeding(old: &Split, settings: &Settings) -> Split {
+        let split = Split::new(settings);
+        for (now, (_, before)) in split.stops.iter().zip(old.stops()) {
+            now.store(before, Ordering::Relaxed);
+        }
+        split
     }
 
     /// Whether a request is one of the short arm's. `client` is its address as text, `turn` where the worker is on the line.
@@ -184,20 +193,32 @@ impl Split {
         share.covers(point)
     }
 
-    /// The share that is asked for.
-    pub fn asked(&self) -> Share {
-        Share(self.asked.load(Ordering::Relaxed))
+    /// What is asked for, and why that is stopped, if it is.
+    fn read(&self) -> (Share, Option<Stopped>) {
+        let state = self.state.load(Ordering::Relaxed);
+        let reason = state >> REASON;
+        let stopped = Stopped::ALL.into_iter().find(|why| *why as u64 == reason);
+        (share_in(state), stopped)
     }
 
-    /// The share that workers go by.
+    /// The share that is asked for.
+    pub fn asked(&self) -> Share {
+        self.read().0
+    }
+
+    /// The share that workers go by: none while it is stopped.
     pub fn in_force(&self) -> Share {
-        Share(self.in_force.load(Ordering::Relaxed))
+        let state = self.state.load(Ordering::Relaxed);
+        if state >> REASON == 0 {
+            share_in(state)
+        } else {
+            Share::NONE
+        }
     }
 
     /// Why it is stopped, if it is.
     pub fn stopped(&self) -> Option<Stopped> {
-        let stopped = self.stopped.load(Ordering::Relaxed);
-        Stopped::ALL.into_iter().find(|why| *why as u8 == stopped)
+        self.read().1
     }
 
     /// How often it was stopped, by why.
@@ -208,24 +229,26 @@ impl Split {
 
     /// Asks for another share, which also ends a stop. Returns what was asked for before.
     pub fn set(&self, share: Share) -> Share {
-        let before = self.asked.swap(share.0, Ordering::Relaxed);
-        self.stopped.store(0, Ordering::Relaxed);
-        self.in_force.store(share.0, Ordering::Relaxed);
-        Share(before)
+        share_in(self.state.swap(share.0.into(), Ordering::Relaxed))
     }
 
     /// Gives the short arm nothing any more, until another share is asked for. Whether that is news.
     pub fn stop(&self, why: Stopped) -> bool {
+        let stop = |state: u64| (state >> REASON == 0).then_some(state | (why as u64) << REASON);
         let is_news = self
-            .stopped
-            .compare_exchange(0, why as u8, Ordering::Relaxed, Ordering::Relaxed)
+            .state
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, stop)
             .is_ok();
         if is_news {
-            self.in_force.store(0, Ordering::Relaxed);
             self.stops[why as usize - 1].fetch_add(1, Ordering::Relaxed);
         }
         is_news
     }
+}
+
+/// The share in a state.
+fn share_in(state: u64) -> Share {
+    Share(u32::try_from(state & u64::from(u32::MAX)).expect("32 bits are left"))
 }
 
 /// The name of an upstream's short arm. No name of a file's has an `@`.
@@ -356,7 +379,15 @@ mod tests {
             (None, "30%".to_owned())
         );
         assert!(split.stop(Stopped::NoPort));
-        let stops: Vec<_> = split.stops().map(|(_, count)| count).collect();
-        assert_eq!(stops, [1, 1, 0]);
+        let settings = Settings {
+            share: Share::NONE,
+            by: By::Client,
+        };
+        let next = Split::succeeding(&split, &settings);
+        assert_eq!((next.stopped(), next.asked()), (None, Share::NONE));
+        for split in [split, next] {
+            let stops: Vec<_> = split.stops().map(|(_, count)| count).collect();
+            assert_eq!(stops, [1, 1, 0]);
+        }
     }
 }
