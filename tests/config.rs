@@ -37,8 +37,8 @@ fn file(text: impl AsRef<[u8]>) -> tempfile::TempDir {
 /// Every TOML file below a folder.
 fn toml_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("the folder can be read") {
+        let path = entry.expect("it can be read").path();
         if path.is_dir() {
             files.extend(toml_files(&path));
         } else if path
