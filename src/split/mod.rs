@@ -50,9 +50,9 @@ impl Share {
         Ok(Share(u32::try_from(points).unwrap_or(u32::MAX)))
     }
 
-    /// As a part of 1.
+    /// As a part of 1, to nine digits: as it was asked for, and not the nearest of 2³² points.
     pub fn part(self) -> f64 {
-        f64::from(self.0) / f64::from(u32::MAX)
+        (f64::from(self.0) / f64::from(u32::MAX) * 1e9).round() / 1e9
     }
 
     /// Whether it covers this point.
@@ -308,6 +308,7 @@ mod tests {
             let read = Share::read(text).ok().map(|share| share.to_string());
             assert_eq!(read.as_deref(), shown, "{text}");
         }
+        assert_eq!(Share::read("10%").unwrap().part().to_string(), "0.1");
         for text in ["", "clients", "header:", "header:a b", "header"] {
             assert_eq!(By::read(text), Err(NoKey), "{text}");
         }

@@ -246,7 +246,7 @@ fn what_cannot_be_asked_for_is_said() {
     );
     assert_eq!(split.admin(&["-d", "1"], "/metrics").0, 405);
     let (_, said) = split.admin(&[], "/upstreams/app/short_share");
-    assert!(said.contains("\"asked\":0.1"), "{said}");
+    assert!(said.contains("\"asked\":0.1,"), "{said}");
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn the_command_line_asks_for_a_share_too() {
         "20% of the requests to app go over short connections from now on\n"
     );
     let (_, said) = split.admin(&[], "/upstreams/app/short_share");
-    assert!(said.contains("\"asked\":0.2"), "{said}");
+    assert!(said.contains("\"asked\":0.2,"), "{said}");
     for (args, code, says) in [
         (["app", "1.5", "--admin", &admin], 2, "from 0 to 1"),
         (

@@ -1,5 +1,6 @@
 //! One arm while it runs: what it has counted, its rounds, and what the report has of it in the end.
 
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use super::usage::{self, Usage};
 use super::{Behind, Failed, Onlooker, Settings, drive, fingerprint};
 use crate::compare::lab::Lab;
 use crate::compare::report;
-use std::net::SocketAddr;
 
 /// How long each round is driven before it is measured, at most: its connections open meanwhile.
 const ROUND_WARM_UP: Duration = Duration::from_millis(200);
