@@ -87,6 +87,7 @@ const PURE: &[&str] = &[
     "pool/table.rs",
     "pool/words.rs",
     "proxy/failure.rs",
+    "proxy/grpc.rs",
     "proxy/headers.rs",
     "proxy/retry.rs",
     "proxy/target.rs",

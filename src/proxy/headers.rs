@@ -15,8 +15,8 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Uri, Version, request, response};
 
-use super::Failure;
 use super::target::{check_host, check_size, check_target};
+use super::{Failure, grpc};
 use crate::backend::Forwarded;
 use crate::client::Limits;
 use crate::keepalive::{KeepAlive, Verdict};
@@ -138,6 +138,8 @@ pub struct RequestFacts {
     http_11: bool,
     expect: bool,
     trailers: bool,
+    /// Whether it is a gRPC call, whose client reads what went wrong from `grpc-status`.
+    pub grpc: bool,
     /// Whether the client's connection ends after it, for what it is.
     pub ends: bool,
 }
@@ -162,6 +164,7 @@ impl RequestFacts {
             http_11: parts.version >= Version::HTTP_11,
             expect: false,
             trailers: false,
+            grpc: grpc::is_call(parts),
             ends: false,
         };
         if parts.version == Version::HTTP_2 {

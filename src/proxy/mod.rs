@@ -5,6 +5,7 @@
 
 mod body;
 mod failure;
+mod grpc;
 pub mod headers;
 mod layout;
 mod record;
@@ -187,6 +188,10 @@ impl Proxy {
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         // Who waits for a 100 that does not come may yet send something: Apache's `expecting_100`.
         facts.ends |= facts.expects_continue() && body.is_end_stream();
+        if facts.grpc {
+            let allowed = grpc::timeout(&parts.headers);
+            client.has_until(allowed.map(|allowed| record.began() + allowed));
+        }
         let answer = self
             .forward(&client, parts, body, &facts, &mut record)
             .await;
@@ -518,6 +523,7 @@ fn relay(
             .or(is_last.then_some(CloseReason::PeerAsked)),
         record.hand_on(),
     );
+    let body = if request.grpc { body.of_call() } else { body };
     Ok(Response::from_parts(parts, body))
 }
 
@@ -536,8 +542,17 @@ fn refusal(
     record: Record,
 ) -> Response<RelayBody> {
     let status = failure.status();
-    let text = answer::text(status, failure.sentence());
     client.socket().send_own_head();
+    if request.is_some_and(|request| request.grpc) {
+        // Status 200 on the wire; counted and logged as what it is.
+        let body = RelayBody::text(client, status.as_u16(), String::new(), record);
+        let mut response = Response::new(body);
+        let code = grpc::Code::of(failure);
+        grpc::answer(response.headers_mut(), code, failure.sentence());
+        client.promises(true);
+        return response;
+    }
+    let text = answer::text(status, failure.sentence());
     let mut response = Response::new(RelayBody::text(client, status.as_u16(), text, record));
     *response.status_mut() = status;
     let headers = response.headers_mut();

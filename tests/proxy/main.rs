@@ -16,6 +16,7 @@ mod errors;
 mod forwarding;
 mod front_http2;
 mod front_tls;
+mod grpc;
 mod headers;
 mod http2;
 mod memory;

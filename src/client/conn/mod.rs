@@ -77,6 +77,8 @@ pub struct Conn {
     /// Whether the request has been read to its end.
     body_read: Cell<bool>,
     upload: Upload,
+    /// When its exchange has to be over.
+    until: Cell<Option<Instant>>,
     /// What its TLS handshake has said, if there was one.
     greeted: Option<Greeted>,
     /// Of one exchange over HTTP/2: the connection it is on.
@@ -139,6 +141,7 @@ impl Conn {
             watched: Cell::new(false),
             body_read: Cell::new(true),
             upload: Upload::default(),
+            until: Cell::new(None),
             greeted: None,
             carrier: None,
             carries: Cell::new(0),
@@ -219,6 +222,7 @@ impl Conn {
         // Nothing of the exchange before counts in this one.
         self.waits.clear_all();
         self.expired.set(None);
+        self.until.set(None);
         self.response_over.set(None);
         self.head_clock.reset();
         self.body_clock.reset();
@@ -256,7 +260,15 @@ impl Conn {
     pub fn wait_for_backend(&self, now: Instant, timeout: Duration) {
         self.waits.clear(Wait::RequestBody);
         self.body_clock.stop(now);
-        self.waits.set(Wait::Backend, now + timeout);
+        let until = now + timeout;
+        let end = self.until.get();
+        let until = end.map_or(until, |end| until.min(end));
+        self.waits.set(Wait::Backend, until);
+    }
+
+    /// The exchange has to be over by `end`, as its client has it.
+    pub fn has_until(&self, end: Option<Instant>) {
+        self.until.set(end);
     }
 
     /// Whether the backend is being waited for.
