@@ -22,9 +22,10 @@ pub struct Ends {
 }
 
 /// The longest header: the text with two IPv6 addresses.
-const LONGEST: usize = 107;
+pub(super) const LONGEST: usize = 107;
 
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// What version 2 begins with.
+pub(super) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What a connection begins with; `None` for one that was opened for nobody in particular.
 pub(super) fn header(version: ProxyProtocol, ends: Option<Ends>) -> Vec<u8> {
