@@ -114,9 +114,15 @@ pub struct FrontTally {
     traffic: TrafficTally,
     begun: AtomicU64,
     over: AtomicU64,
+    not_introduced: AtomicU64,
 }
 
 impl FrontTally {
+    /// Counts a connection of one who has to introduce its client, and has not.
+    pub(crate) fn not_introduced(&self) {
+        more(&self.not_introduced, 1);
+    }
+
     /// Counts an exchange that begins.
     pub(crate) fn begins(&self) {
         more(&self.begun, 1);
@@ -139,6 +145,7 @@ impl FrontTally {
         let over = self.over.load(Ordering::Acquire);
         let begun = self.begun.load(Ordering::Relaxed);
         sum.under_way += begun.saturating_sub(over);
+        sum.not_introduced += self.not_introduced.load(Ordering::Relaxed);
     }
 }
 
@@ -149,6 +156,8 @@ pub struct FrontFigures {
     pub alone: Traffic,
     /// Exchanges that have begun, and are not over.
     pub under_way: u64,
+    /// Connections that were closed for want of a PROXY header.
+    pub not_introduced: u64,
 }
 
 /// Which time of a pool is counted.

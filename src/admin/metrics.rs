@@ -27,6 +27,13 @@ pub(super) fn page(facts: &Facts, format: Format) -> String {
         "Client connections that are open, idle ones and those that are being closed included.",
     )
     .sample(&[], facts.clients);
+    page.family(
+        "warmline_clients_not_introduced_total",
+        Counter,
+        "Client connections that were closed since they had to begin with a PROXY header (proxy_protocol), and began otherwise, \
+         broke off within it or did not send it in time.",
+    )
+    .sample(&[], facts.front.not_introduced);
     exchanges(&mut page, facts);
     requests(&mut page, &facts.backends);
     connections(&mut page, &facts.backends);

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
@@ -15,10 +14,11 @@ use super::answer;
 use super::intake::{Fault, Framing, Intake};
 use super::policy::Policy;
 use super::settings::Settings;
+use super::trust::{Named, Standing, Trust, ip_value};
 use super::waits::{Clock, Wait, Waits};
 use super::words::{Held, Phase, Upload};
 use crate::alarm::Alarms;
-use crate::net::{ClientAddr, Socket};
+use crate::net::{ClientAddr, Ends, Socket};
 
 /// How long an idle client has, once the proxy is shutting down, for a request that is under way:
 /// closing on it would lose it, and some clients do not send it again. More than most round trips.
@@ -34,6 +34,10 @@ pub struct Conn {
     socket: Rc<Socket>,
     /// The client's IP address as a header value, made once.
     ip: HeaderValue,
+    /// What its word on others counts for.
+    standing: Standing,
+    /// Who has introduced it, if somebody has.
+    introduced: Option<Rc<Introduced>>,
     /// Both ends, once somebody asked.
     ends: Cell<Option<(SocketAddr, SocketAddr)>>,
     policy: Rc<Policy>,
@@ -73,6 +77,15 @@ pub struct Conn {
     upload: Upload,
 }
 
+/// How a client was introduced by whom it came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Introduced {
+    /// Where the connection comes from as the kernel has it.
+    by: ClientAddr,
+    /// The end of the client's connection over there, where it came in.
+    proxy: SocketAddr,
+}
+
 /// A client connection that is idle, apart from its socket.
 #[derive(Clone, Debug)]
 pub struct Parked {
@@ -83,6 +96,7 @@ pub struct Parked {
     /// Until when it may be.
     pub until: Instant,
     policy: Rc<Policy>,
+    introduced: Option<Rc<Introduced>>,
     host: Option<usize>,
     exchanges: u32,
 }
@@ -95,12 +109,13 @@ impl Conn {
         policy: Rc<Policy>,
         alarms: &Alarms,
     ) -> Conn {
-        let ip = address.0.ip().to_canonical().to_string();
+        let ip = address.0.ip().to_canonical();
         let conn = Conn {
             address,
             socket,
-            ip: HeaderValue::from_maybe_shared(Bytes::from(ip))
-                .expect("an IP address is visible ASCII"),
+            ip: ip_value(ip),
+            standing: policy.settings(None).trust.standing(ip),
+            introduced: None,
             ends: Cell::new(None),
             policy,
             host: Cell::new(None),
@@ -135,12 +150,30 @@ impl Conn {
         conn
     }
 
+    /// The same, come through another proxy, which has told whose it is.
+    #[must_use]
+    pub fn introduced(self, ends: Ends) -> Conn {
+        let ip = ends.client.ip().to_canonical();
+        let introduced = Introduced {
+            by: self.address,
+            proxy: ends.proxy,
+        };
+        Conn {
+            address: ClientAddr(ends.client),
+            ip: ip_value(ip),
+            standing: self.trust().standing(ip),
+            introduced: Some(Rc::new(introduced)),
+            ..self
+        }
+    }
+
     /// A connection that was parked and is taken up again, since something has come on it.
     ///
     /// So it is not idle any more, though the runtime has yet to say so of its socket: the times of a
     /// head that is coming count, and nobody is to have its place.
     pub fn taken_up(parked: Parked, socket: Rc<Socket>, alarms: &Alarms) -> Conn {
-        let conn = Conn::new(parked.address, socket, parked.policy, alarms);
+        let mut conn = Conn::new(parked.address, socket, parked.policy, alarms);
+        conn.introduced = parked.introduced;
         conn.host.set(parked.host);
         conn.exchanges.set(parked.exchanges);
         conn
@@ -163,6 +196,7 @@ impl Conn {
             since: self.idle_since().filter(|_| self.may_be_parked())?,
             until: self.waits.until(Wait::NextRequest)?,
             policy: Rc::clone(&self.policy),
+            introduced: self.introduced.clone(),
             host: self.host.get(),
             exchanges: self.exchanges.get(),
         })
@@ -173,15 +207,44 @@ impl Conn {
         Rc::into_inner(conn).map(|conn| conn.socket)
     }
 
-    /// Where the client connected from.
+    /// Where the client connected from: itself, or as it was introduced.
     pub fn address(&self) -> ClientAddr {
         self.address
+    }
+
+    /// Who has introduced it, as the kernel has the connection's other end.
+    pub fn introduced_by(&self) -> Option<ClientAddr> {
+        self.introduced.as_ref().map(|introduced| introduced.by)
+    }
+
+    /// Whose word counts on its listener.
+    pub fn trust(&self) -> &Trust {
+        &self.policy.settings(None).trust
+    }
+
+    /// What its own word counts for.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Where the client's connection came in: here, or at the proxy that has introduced it.
+    fn near_end(&self) -> Option<SocketAddr> {
+        let introduced = self.introduced.as_ref();
+        introduced.map_or_else(
+            || self.socket.local_addr(),
+            |introduced| Some(introduced.proxy),
+        )
+    }
+
+    /// The two ends that the connection of `named` would have.
+    pub fn ends_of(&self, named: &Named) -> Option<(SocketAddr, SocketAddr)> {
+        Some((named.address(), self.near_end()?))
     }
 
     /// The two ends of the connection, the client's and ours.
     pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         if self.ends.get().is_none() {
-            let ours = self.socket.local_addr();
+            let ours = self.near_end();
             self.ends.set(ours.map(|ours| (self.address.0, ours)));
         }
         self.ends.get()
@@ -597,6 +660,7 @@ impl Parked {
     /// One that was idle for these times, for tests of who keeps it.
     pub(crate) fn idle(since: Instant, until: Instant) -> Parked {
         Parked {
+            introduced: None,
             address: ClientAddr(SocketAddr::from(([127, 0, 0, 1], 1))),
             since,
             until,

@@ -7,17 +7,21 @@
 pub mod answer;
 mod conn;
 mod intake;
+mod introduction;
 mod policy;
 mod serve;
 mod settings;
 mod stream;
+mod trust;
 mod waits;
 mod words;
 
 pub use conn::{Conn, LAST_CHANCE, Parked};
 pub use intake::Framing;
+pub use introduction::introduction;
 pub use policy::{HostSettings, Policy};
 pub use serve::{Served, let_go, serve};
 pub use settings::{Limits, Overrides, ReadTimeout, Settings, Stage};
+pub use trust::{Named, Standing, Trust};
 pub use waits::Wait;
 pub use words::{BodyFault, Phase, Upload};

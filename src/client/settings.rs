@@ -3,7 +3,11 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use http::HeaderName;
+
+use super::trust::Trust;
 use crate::keepalive::KeepAlive;
+use crate::net::Networks;
 
 /// How clients are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,19 @@ pub struct Settings {
     /// Default: off, as Apache httpd answers. Source: `HAProxy`, `option abortonclose`; nginx,
     /// `proxy_ignore_client_abort off`.
     pub abort_on_close: bool,
+
+    /// Whose connections begin with a PROXY header, of version 1 or 2, that names the client they were
+    /// opened for. Without it they are closed. From all others it is no part of HTTP, and answered as what is not.
+    ///
+    /// Default: nobody's. Source: `HAProxy`, `doc/proxy-protocol.txt`, `tcp-request connection expect-proxy layer4`;
+    /// nginx, `listen … proxy_protocol` (there everybody's); Apache httpd 2.4, `RemoteIPProxyProtocol` and
+    /// `RemoteIPProxyProtocolExceptions` (everybody's but).
+    pub introduced_by: Networks,
+
+    /// Which proxies are believed when they say in a header for whom a request is.
+    ///
+    /// Default: none. Source: Apache httpd 2.4, `mod_remoteip`; nginx, `set_real_ip_from`, `real_ip_header`.
+    pub trust: Trust,
 }
 
 impl Default for Settings {
@@ -43,6 +60,8 @@ impl Default for Settings {
             read_timeout: ReadTimeout::default(),
             limits: Limits::default(),
             abort_on_close: false,
+            introduced_by: Networks::default(),
+            trust: Trust::default(),
         }
     }
 }
@@ -184,6 +203,12 @@ pub struct Overrides {
     pub body: Option<Option<u64>>,
     /// [`Settings::abort_on_close`].
     pub abort_on_close: Option<bool>,
+    /// [`Settings::introduced_by`].
+    pub introduced_by: Option<Networks>,
+    /// [`Trust::proxies`].
+    pub trusted_proxies: Option<Networks>,
+    /// [`Trust::header`].
+    pub trusted_header: Option<HeaderName>,
 }
 
 impl Overrides {
@@ -207,6 +232,20 @@ impl Overrides {
                 body: self.body.unwrap_or(limits.body),
             },
             abort_on_close: self.abort_on_close.unwrap_or(base.abort_on_close),
+            introduced_by: self
+                .introduced_by
+                .clone()
+                .unwrap_or_else(|| base.introduced_by.clone()),
+            trust: Trust {
+                proxies: self
+                    .trusted_proxies
+                    .clone()
+                    .unwrap_or_else(|| base.trust.proxies.clone()),
+                header: self
+                    .trusted_header
+                    .clone()
+                    .unwrap_or_else(|| base.trust.header.clone()),
+            },
         }
     }
 }

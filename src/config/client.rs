@@ -2,16 +2,19 @@
 
 use std::num::NonZeroU32;
 use std::ops::Range;
+use std::str::FromStr;
 
+use http::HeaderName;
 use toml::de::DeTable;
 
 use super::file::{is_empty, several, single};
 use super::read::{Reader, Section};
 use super::report::{Finding, quoted};
-use super::values::{keep_alive, list, number, switch, time, whole_or_inherit};
+use super::values::{given_list, keep_alive, list, number, switch, time, whole_or_inherit};
 use super::{address, keys, read_timeout};
 use crate::client::{HostSettings, Overrides, Settings};
 use crate::keepalive::KeepAlive;
+use crate::net::Networks;
 
 /// How clients are served, and how many there may be.
 pub(super) fn client(
@@ -24,6 +27,7 @@ pub(super) fn client(
     let keep_alive = keep_alive(reader, &section, KeepAlive::CLIENT);
     let mut overrides = common(reader, &section);
     limits_of_head(reader, &section, &mut overrides);
+    proxies_in_front(reader, &section, &mut overrides);
     let settings = Settings {
         keep_alive,
         ..overrides.over(&Settings::default())
@@ -36,6 +40,7 @@ pub(super) fn client(
 pub(super) fn of_listener(reader: &mut Reader<'_>, section: &Section<'_>) -> Overrides {
     let mut overrides = overrides(reader, section);
     limits_of_head(reader, section, &mut overrides);
+    proxies_in_front(reader, section, &mut overrides);
     overrides
 }
 
@@ -72,6 +77,17 @@ fn limits_of_head(reader: &mut Reader<'_>, section: &Section<'_>, overrides: &mu
     let fields = number(reader, section, "limit_request_fields");
     overrides.fields = fields.map(|most: usize| Some(most).filter(|&most| most > 0));
     overrides.field_size = number(reader, section, "limit_request_field_size");
+}
+
+/// Who introduces clients, and who is believed about them: known before any host is.
+fn proxies_in_front(reader: &mut Reader<'_>, section: &Section<'_>, overrides: &mut Overrides) {
+    let introducing = given_list(reader, section, "proxy_protocol", address::network);
+    overrides.introduced_by = introducing.map(Networks::new);
+    let trusted = given_list(reader, section, "trusted_proxies", address::network);
+    overrides.trusted_proxies = trusted.map(Networks::new);
+    overrides.trusted_header = reader.read(section, "trusted_header", |scalar| {
+        HeaderName::from_str(&scalar.text).map_err(|_| "no header has this name")
+    });
 }
 
 /// The virtual hosts.

@@ -394,8 +394,10 @@ impl Relay {
         record.ends_as(Outcome::BrokenOff);
         record.ends(Instant::now());
         self.client.backend_moved();
+        let named = record.named();
+        let (client, via) = super::who(&self.client, named.as_deref());
         info!(
-            client = %self.client.address(), backend = %self.backend, reason = %why,
+            %client, via, backend = %self.backend, reason = %why,
             "response broke off: the client's connection is closed"
         );
         Box::new(BrokenOff)

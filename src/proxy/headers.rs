@@ -325,6 +325,8 @@ fn has_token(value: &HeaderValue, token: &[u8]) -> bool {
 pub struct Introduction<'a> {
     /// The client's IP address.
     pub client: &'a HeaderValue,
+    /// Whether it is a trusted proxy, so that it is believed what its own client asked for.
+    pub is_believed: bool,
     /// Which headers name the client.
     pub forwarded: Forwarded,
     /// The `Host` to send instead of the client's, or where it sent none.
@@ -410,10 +412,10 @@ fn origin_form(uri: &Uri) -> Uri {
 fn introduce(headers: &mut HeaderMap, intro: &Introduction<'_>) {
     let named = headers.get(HOST).cloned();
     match intro.forwarded {
-        Forwarded::XForwarded => x_forwarded(headers, intro.client, named.as_ref()),
+        Forwarded::XForwarded => x_forwarded(headers, intro, named.as_ref()),
         Forwarded::Rfc7239 => forwarded(headers, intro.client, named.as_ref()),
         Forwarded::Both => {
-            x_forwarded(headers, intro.client, named.as_ref());
+            x_forwarded(headers, intro, named.as_ref());
             forwarded(headers, intro.client, named.as_ref());
         }
         Forwarded::Off => {}
@@ -425,12 +427,18 @@ fn introduce(headers: &mut HeaderMap, intro: &Introduction<'_>) {
     }
 }
 
-/// `X-Forwarded-For` grows by the client's address; the other two say what this proxy saw.
-fn x_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<&HeaderValue>) {
-    let list = grown(headers, &X_FORWARDED_FOR, client);
+/// `X-Forwarded-For` grows by the client's address; the other two say what this proxy saw, or one before it that is believed.
+fn x_forwarded(headers: &mut HeaderMap, intro: &Introduction<'_>, host: Option<&HeaderValue>) {
+    let list = grown(headers, &X_FORWARDED_FOR, intro.client);
     headers.insert(X_FORWARDED_FOR, list);
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    if let Some(host) = host {
+    let is_known = |name| intro.is_believed && headers.contains_key(name);
+    let (proto_known, host_known) = (is_known(X_FORWARDED_PROTO), is_known(X_FORWARDED_HOST));
+    if !proto_known {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if let Some(host) = host
+        && !host_known
+    {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
 }
@@ -625,6 +633,7 @@ mod tests {
         let address = HeaderValue::from_static("10.0.0.1:9000");
         let mut intro = Introduction {
             client: &client,
+            is_believed: false,
             forwarded: Forwarded::Off,
             host: None,
             address: &address,
@@ -744,6 +753,7 @@ mod tests {
         let facts = RequestFacts::read(&parts, &Limits::default()).unwrap();
         let intro = Introduction {
             client: &own,
+            is_believed: false,
             forwarded: Forwarded::XForwarded,
             host: Some(&own),
             address: &own,
@@ -774,6 +784,19 @@ mod tests {
                 "x-forwarded-for: 203.0.113.9, 198.51.100.7, 192.0.2.1",
                 "x-forwarded-host: shop:80",
                 "x-forwarded-proto: http",
+            ]
+        );
+        let parts = forwarded_with(get(&sent), |intro| {
+            intro.forwarded = Forwarded::XForwarded;
+            intro.is_believed = true;
+        });
+        assert_eq!(
+            lines(&parts.headers),
+            [
+                "host: shop:80",
+                "x-forwarded-for: 203.0.113.9, 198.51.100.7, 192.0.2.1",
+                "x-forwarded-host: shop:80",
+                "x-forwarded-proto: spoofed",
             ]
         );
         let v6 = HeaderValue::from_static("2001:db8::1");

@@ -26,11 +26,12 @@ use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use crate::account::Outcome;
 use crate::backend::{self, SendError};
-use crate::client::{BodyFault, Conn, Framing, Wait, answer};
+use crate::client::{BodyFault, Conn, Framing, Named, Standing, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict, drops_connection};
 use crate::pool::{Identity, Wants};
 use crate::route::Router;
@@ -164,9 +165,10 @@ impl Proxy {
         client: Rc<Conn>,
         request: Request<Incoming>,
     ) -> Result<Response<RelayBody>, Infallible> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let mut record = Record::begin(&self.ears, &client, Instant::now());
         record.asks(&parts);
+        record.is_for(&mut parts.headers);
         if client.has_hosts() {
             client.is_for(RequestFacts::host(&parts));
         }
@@ -176,7 +178,8 @@ impl Proxy {
         let mut facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
-                report(&client, &parts.method, &parts.uri, &failure);
+                let named = record.named();
+                report(&client, named, &parts.method, &parts.uri, &failure);
                 let mut response = refusal(&client, None, &failure, record);
                 *response.version_mut() = version;
                 return Ok(response);
@@ -191,7 +194,7 @@ impl Proxy {
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
-                report(&client, &method, &uri, &failure);
+                report(&client, record.named(), &method, &uri, &failure);
                 refusal(&client, Some(&facts), &failure, record)
             }
         };
@@ -202,7 +205,7 @@ impl Proxy {
     /// The upstream of a request's route, and of its two arms the one that the request goes to.
     fn way(
         &self,
-        client: &Conn,
+        client: &HeaderValue,
         parts: &request::Parts,
     ) -> Result<(&Rc<Upstream>, &Rc<Upstream>), Failure> {
         let index = self
@@ -227,14 +230,17 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
-        let (whole, mut upstream) = self.way(client, &parts)?;
+        let named = record.named();
+        let named = named.as_deref();
+        let ip = named.map_or(client.ip(), |named| &named.text);
+        let (whole, mut upstream) = self.way(ip, &parts)?;
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = upstream.settings().retry_body;
         let length = body.size_hint().exact();
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
-        let wants = upstream.wants(need, client);
+        let wants = upstream.wants(need, client, named);
         let leased = match upstream.lease(now, wants, record).await {
             Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(upstream, whole) => {
                 upstream = whole;
@@ -249,6 +255,7 @@ impl Proxy {
             facts,
             &Introduction {
                 client: client.ip(),
+                is_believed: client.standing() == Standing::Trusted,
                 forwarded: upstream.settings().forwarded,
                 host: (!upstream.settings().preserve_host).then_some(&backend.host),
                 address: &backend.host,
@@ -537,14 +544,26 @@ fn refusal(
 }
 
 /// Says once in the log what failed and why, as loud as it is our side's fault.
-fn report(client: &Conn, method: &Method, target: &Uri, failure: &Failure) {
-    let (client, status, reason) = (client.address(), failure.status(), Chain(failure));
+fn report(conn: &Conn, named: Option<Rc<Named>>, method: &Method, target: &Uri, failure: &Failure) {
+    let (status, reason) = (failure.status(), Chain(failure));
+    let (client, via) = who(conn, named.as_deref());
     let code = status.as_u16();
     if status.is_server_error() {
-        warn!(%client, %method, %target, status = code, %reason, "request failed");
+        warn!(%client, via, %method, %target, status = code, %reason, "request failed");
     } else {
-        info!(%client, %method, %target, status = code, %reason, "request refused");
+        info!(%client, via, %method, %target, status = code, %reason, "request refused");
     }
+}
+
+/// For whom an exchange is, as the log has it; and whose connection it is on, if that is another's.
+fn who(conn: &Conn, named: Option<&Named>) -> (impl fmt::Display, Option<impl tracing::Value>) {
+    let own = conn.address();
+    let via = named.is_some().then(|| display(own));
+    let client = fmt::from_fn(move |f| match named {
+        Some(named) => write!(f, "{}", named.ip),
+        None => write!(f, "{own}"),
+    });
+    (client, via)
 }
 
 /// An error with all its sources, on one line.

@@ -21,9 +21,9 @@ use tracing::{debug, error, warn};
 
 use crate::account::FrontTally;
 use crate::alarm::Alarms;
-use crate::client::{self, Conn, Parked, Policy, Served};
+use crate::client::{self, Conn, LAST_CHANCE, Parked, Policy, Served};
 use crate::log::Sink;
-use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
+use crate::net::{self, ClientAddr, Ends, Listening, Socket, Stream, Wire};
 use crate::proxy::{Ear, Ears, Layout, Proxy};
 
 use clients::Clients;
@@ -111,7 +111,7 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     let flushing = log.clone().map(|log| spawn_local(log.keep_flushing()));
     let orders = Arc::clone(&plan.orders.borrow_and_update());
     let ears = Ears {
-        front: plan.front,
+        front: Arc::clone(&plan.front),
         log: log.map(|log| -> Ear { Rc::new(move |exchange| log.note(exchange)) }),
     };
     let door = Rc::new(Door {
@@ -121,6 +121,7 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
         proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number, ears))),
         clients: Clients::new(plan.number, Arc::clone(&plan.room))?,
         room: plan.room,
+        front: plan.front,
         alarms,
     });
     door.room.set_limit(orders.max_clients);
@@ -175,6 +176,7 @@ struct Door {
     proxy: RefCell<Rc<Proxy>>,
     clients: Clients,
     room: Arc<Room>,
+    front: Arc<FrontTally>,
     alarms: Alarms,
 }
 
@@ -326,9 +328,51 @@ impl Door {
             debug!(client = %address, %error, "the client had gone when it was accepted");
             return;
         }
-        let (stream, socket) = Stream::new(stream);
         self.clients.enter();
-        self.serve(stream, Conn::new(address, socket, policy, &self.alarms));
+        let settings = policy.settings(None);
+        if !settings.introduced_by.contain(address.0.ip()) {
+            self.begin(stream, None, address, policy);
+            return;
+        }
+        let door = Rc::clone(self);
+        spawn_local(async move {
+            let settings = policy.settings(None);
+            let introduced = tokio::select! {
+                introduced = client::introduction(&stream, address, settings, &door.front) => introduced,
+                () = door.is_cutting_short() => None,
+            };
+            match introduced {
+                Some(ends) => door.begin(stream, ends, address, policy),
+                None => {
+                    drop(stream);
+                    door.clients.leave();
+                }
+            }
+        });
+    }
+
+    /// Begins to serve a client, which may have been introduced.
+    fn begin(
+        self: &Rc<Door>,
+        stream: TcpStream,
+        introduced: Option<Ends>,
+        address: ClientAddr,
+        policy: Rc<Policy>,
+    ) {
+        let (stream, socket) = Stream::new(stream);
+        let conn = Conn::new(address, socket, policy, &self.alarms);
+        let conn = match introduced {
+            Some(ends) => conn.introduced(ends),
+            None => conn,
+        };
+        self.serve(stream, conn);
+    }
+
+    /// Waits until clients that have not asked for anything yet are to go.
+    async fn is_cutting_short(&self) {
+        // An error means that whoever could stop us has gone.
+        let _ = self.stop.clone().wait_for(|stop| *stop).await;
+        sleep(LAST_CHANCE).await;
     }
 
     /// Serves a client in a task of its own, until it leaves or is parked.
