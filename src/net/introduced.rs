@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::introduction::{Ends, LONGEST, SIGNATURE};
+use super::introduction::{Ends, LOCAL, LONGEST, PROXY, SIGNATURE, TCP4, TCP6};
 
 /// The longest header that is taken, all in all. Version 1 ends long before, and the addresses of
 /// version 2 do; the rest is for what may follow them. Source: nginx, `NGX_PROXY_PROTOCOL_MAX_HEADER`.
@@ -130,8 +130,6 @@ fn port(text: &str) -> Result<u16, Malformed> {
 }
 
 fn binary(bytes: &[u8]) -> Result<Introduced, Malformed> {
-    const LOCAL: u8 = 0x20;
-    const PROXY: u8 = 0x21;
     let Some((fixed, _)) = bytes.split_first_chunk::<FIXED>() else {
         return Ok(Introduced::Part);
     };
@@ -158,15 +156,10 @@ fn binary(bytes: &[u8]) -> Result<Introduced, Malformed> {
 fn block(header: &[u8], family: u8) -> Result<Option<Ends>, Malformed> {
     const LOWEST: u8 = 0x0f;
     // The family; and within it whether it is a stream, of packets or neither.
-    let (addresses, ends): (usize, fn(&[u8]) -> Option<Ends>) = match (family >> 4, family & LOWEST)
-    {
-        (1, 1) => (12, ends_v4),
-        (2, 1) => (36, ends_v6),
-        // A Unix socket's end has no address that a client could be told by; and no HTTP comes in
-        // packets. The specification has those treated as unspecified that are not understood.
-        (1, 2) => (12, |_| None),
-        (2, 2) => (36, |_| None),
-        (3, 1 | 2) => (216, |_| None),
+    let addresses = match (family >> 4, family & LOWEST) {
+        (1, 1 | 2) => 12,
+        (2, 1 | 2) => 36,
+        (3, 1 | 2) => 216,
         // What follows has no form that is known.
         (0, 0..=2) | (1..=3, 0) => return Ok(None),
         _ => return Err(Malformed::Kind),
@@ -175,7 +168,13 @@ fn block(header: &[u8], family: u8) -> Result<Option<Ends>, Malformed> {
         .split_at_checked(addresses)
         .ok_or(Malformed::Length)?;
     check_more(header, more)?;
-    Ok(ends(block))
+    Ok(match family {
+        TCP4 => ends_v4(block),
+        TCP6 => ends_v6(block),
+        // A Unix socket's end has no address that a client could be told by, and no HTTP comes in packets. The
+        // specification has those treated as unspecified that are not understood.
+        _ => None,
+    })
 }
 
 fn ends_v4(block: &[u8]) -> Option<Ends> {

@@ -179,7 +179,13 @@ impl Proxy {
             Ok(facts) => facts,
             Err(failure) => {
                 let named = record.named();
-                report(&client, named, &parts.method, &parts.uri, &failure);
+                report(
+                    &client,
+                    named.as_deref(),
+                    &parts.method,
+                    &parts.uri,
+                    &failure,
+                );
                 let mut response = refusal(&client, None, &failure, record);
                 *response.version_mut() = version;
                 return Ok(response);
@@ -194,7 +200,7 @@ impl Proxy {
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
-                report(&client, record.named(), &method, &uri, &failure);
+                report(&client, record.named().as_deref(), &method, &uri, &failure);
                 refusal(&client, Some(&facts), &failure, record)
             }
         };
@@ -230,9 +236,8 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
-        let named = record.named();
-        let named = named.as_deref();
-        let ip = named.map_or(client.ip(), |named| &named.text);
+        let named = &record.named();
+        let ip = named.as_ref().map_or(client.ip(), |named| &named.text);
         let (whole, mut upstream) = self.way(ip, &parts)?;
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
@@ -240,7 +245,7 @@ impl Proxy {
         let length = body.size_hint().exact();
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
-        let wants = upstream.wants(need, client, named);
+        let wants = upstream.wants(need, client, named.as_deref());
         let leased = match upstream.lease(now, wants, record).await {
             Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(upstream, whole) => {
                 upstream = whole;
@@ -544,9 +549,9 @@ fn refusal(
 }
 
 /// Says once in the log what failed and why, as loud as it is our side's fault.
-fn report(conn: &Conn, named: Option<Rc<Named>>, method: &Method, target: &Uri, failure: &Failure) {
+fn report(conn: &Conn, named: Option<&Named>, method: &Method, target: &Uri, failure: &Failure) {
     let (status, reason) = (failure.status(), Chain(failure));
-    let (client, via) = who(conn, named.as_deref());
+    let (client, via) = who(conn, named);
     let code = status.as_u16();
     if status.is_server_error() {
         warn!(%client, via, %method, %target, status = code, %reason, "request failed");

@@ -341,12 +341,11 @@ impl Door {
                 introduced = client::introduction(&stream, address, settings, &door.front) => introduced,
                 () = door.is_cutting_short() => None,
             };
-            match introduced {
-                Some(ends) => door.begin(stream, ends, address, policy),
-                None => {
-                    drop(stream);
-                    door.clients.leave();
-                }
+            if let Some(ends) = introduced {
+                door.begin(stream, ends, address, policy);
+            } else {
+                drop(stream);
+                door.clients.leave();
             }
         });
     }
