@@ -88,6 +88,8 @@ fn request(c: &mut Criterion) {
         let introduction = Introduction {
             client: &client,
             is_believed: false,
+            scheme: "http",
+            subject: None,
             forwarded,
             host: None,
             address: &address,

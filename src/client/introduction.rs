@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Cancellation
 /// Closes the connection.
-pub async fn introduction(
+pub(super) async fn introduction(
     stream: &TcpStream,
     address: ClientAddr,
     settings: &Settings,

@@ -6,6 +6,9 @@
 
 pub mod answer;
 mod conn;
+mod frames;
+mod greet;
+mod h2;
 mod intake;
 mod introduction;
 mod policy;
@@ -17,11 +20,11 @@ mod waits;
 mod words;
 
 pub use conn::{Conn, LAST_CHANCE, Parked};
+pub use greet::{Greeting, greet, is_to_be_greeted, until};
 pub use intake::Framing;
-pub use introduction::introduction;
 pub use policy::{HostSettings, Policy};
-pub use serve::{Served, let_go, serve};
-pub use settings::{Limits, Overrides, ReadTimeout, Settings, Stage};
+pub use serve::{Served, Told, let_go, serve};
+pub use settings::{Http2, Limits, Overrides, ReadTimeout, Settings, Stage};
 pub use trust::{Named, Standing, Trust};
 pub use waits::Wait;
 pub use words::{BodyFault, Phase, Upload};

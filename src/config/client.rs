@@ -2,7 +2,6 @@
 
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::str::FromStr;
 
 use http::HeaderName;
 use toml::de::DeTable;
@@ -28,8 +27,11 @@ pub(super) fn client(
     let mut overrides = common(reader, &section);
     limits_of_head(reader, &section, &mut overrides);
     proxies_in_front(reader, &section, &mut overrides);
+    http2(reader, &section, &mut overrides);
+    let subject_header = header(reader, &section, "tls_subject_header");
     let settings = Settings {
         keep_alive,
+        subject_header,
         ..overrides.over(&Settings::default())
     };
     let most = number(reader, &section, "max_connections");
@@ -41,7 +43,14 @@ pub(super) fn of_listener(reader: &mut Reader<'_>, section: &Section<'_>) -> Ove
     let mut overrides = overrides(reader, section);
     limits_of_head(reader, section, &mut overrides);
     proxies_in_front(reader, section, &mut overrides);
+    http2(reader, section, &mut overrides);
     overrides
+}
+
+fn http2(reader: &mut Reader<'_>, section: &Section<'_>, overrides: &mut Overrides) {
+    overrides.http2 = switch(reader, section, "http2");
+    overrides.http2_max_streams = number(reader, section, "http2_max_streams");
+    overrides.http2_max_header_list = number(reader, section, "http2_max_header_list");
 }
 
 /// What is asked for otherwise on a listener or for a host.
@@ -85,9 +94,14 @@ fn proxies_in_front(reader: &mut Reader<'_>, section: &Section<'_>, overrides: &
     overrides.introduced_by = introducing.map(Networks::new);
     let trusted = given_list(reader, section, "trusted_proxies", address::network);
     overrides.trusted_proxies = trusted.map(Networks::new);
-    overrides.trusted_header = reader.read(section, "trusted_header", |scalar| {
-        HeaderName::from_str(&scalar.text).map_err(|_| "no header has this name")
-    });
+    overrides.trusted_header = header(reader, section, "trusted_header");
+}
+
+/// The name of a header.
+fn header(reader: &mut Reader<'_>, section: &Section<'_>, name: &str) -> Option<HeaderName> {
+    reader.read(section, name, |scalar| {
+        HeaderName::from_bytes(scalar.text.as_bytes()).map_err(|_| "no name that a header can have")
+    })
 }
 
 /// The virtual hosts.

@@ -106,14 +106,14 @@ pub enum Takes {
     Addresses,
     /// A list of networks.
     Networks,
-    /// The name of a header.
-    Header,
     /// The path of a file.
     File,
     /// The path of a file to write, or one of these words.
     FileOr(&'static [&'static str]),
     /// The name of a host.
     Name,
+    /// The name of a header.
+    Header,
     /// A list of name servers.
     NameServers,
     /// A range of ports.
@@ -289,13 +289,13 @@ impl Takes {
                 "a list of addresses and networks, such as [\"10.0.0.0/8\", \"192.0.2.7\", \"2001:db8::/32\"]"
                     .to_owned()
             }
-            Takes::Header => "a name such as \"x-forwarded-for\" or \"forwarded\"".to_owned(),
             Takes::File => "a path, from the working directory or absolute".to_owned(),
             Takes::FileOr(words) => {
                 let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
                 format!("{}, or {}", Takes::File.allowed(), words.join(" or "))
             }
             Takes::Name => "a name such as \"app.example\"".to_owned(),
+            Takes::Header => "a name such as \"X-Client-Subject\"".to_owned(),
             Takes::NameServers => {
                 "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
                     .to_owned()
@@ -329,9 +329,10 @@ impl Takes {
             | Takes::NameServers
             | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
+            Takes::Header => "header",
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
             Takes::Ports => "ports",
-            Takes::Device | Takes::Upstream | Takes::Header => "name",
+            Takes::Device | Takes::Upstream => "name",
             Takes::Share => "part",
         }
     }
@@ -353,10 +354,10 @@ impl Takes {
             | Takes::Servers
             | Takes::Addresses
             | Takes::Networks
-            | Takes::Header
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
+            | Takes::Header
             | Takes::NameServers
             | Takes::Ports
             | Takes::Device
@@ -384,10 +385,10 @@ impl Takes {
             | Takes::Servers
             | Takes::Addresses
             | Takes::Networks
-            | Takes::Header
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
+            | Takes::Header
             | Takes::NameServers
             | Takes::Ports
             | Takes::Device

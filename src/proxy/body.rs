@@ -24,6 +24,7 @@ use crate::pool::{End, Lease};
 
 use super::record::Record;
 use super::replay::Kept;
+use super::report::who;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -395,7 +396,7 @@ impl Relay {
         record.ends(Instant::now());
         self.client.backend_moved();
         let named = record.named();
-        let (client, via) = super::who(&self.client, named.as_deref());
+        let (client, via) = who(&self.client, named.as_deref());
         info!(
             %client, via, backend = %self.backend, reason = %why,
             "response broke off: the client's connection is closed"

@@ -21,9 +21,9 @@ use tracing::{debug, error, warn};
 
 use crate::account::FrontTally;
 use crate::alarm::Alarms;
-use crate::client::{self, Conn, LAST_CHANCE, Parked, Policy, Served};
+use crate::client::{self, Conn, Greeting, LAST_CHANCE, Parked, Policy, Served, Told};
 use crate::log::Sink;
-use crate::net::{self, ClientAddr, Ends, Listening, Socket, Stream, Wire};
+use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
 use crate::proxy::{Ear, Ears, Layout, Proxy};
 
 use clients::Clients;
@@ -329,41 +329,26 @@ impl Door {
             return;
         }
         self.clients.enter();
-        let settings = policy.settings(None);
-        if !settings.introduced_by.contain(address.0.ip()) {
-            self.begin(stream, None, address, policy);
+        if !client::is_to_be_greeted(address, &policy) {
+            self.begin(Greeting::of(stream), address, policy);
             return;
         }
         let door = Rc::clone(self);
         spawn_local(async move {
-            let settings = policy.settings(None);
-            let introduced = tokio::select! {
-                introduced = client::introduction(&stream, address, settings, &door.front) => introduced,
-                () = door.is_cutting_short() => None,
-            };
-            if let Some(ends) = introduced {
-                door.begin(stream, ends, address, policy);
-            } else {
-                drop(stream);
-                door.clients.leave();
+            let greeting = client::greet(stream, address, &policy, &door.front);
+            match client::until(greeting, door.is_cutting_short()).await {
+                Some(greeting) => door.begin(greeting, address, policy),
+                None => door.clients.leave(),
             }
         });
     }
 
-    /// Begins to serve a client, which may have been introduced.
-    fn begin(
-        self: &Rc<Door>,
-        stream: TcpStream,
-        introduced: Option<Ends>,
-        address: ClientAddr,
-        policy: Rc<Policy>,
-    ) {
-        let (stream, socket) = Stream::new(stream);
-        let conn = Conn::new(address, socket, policy, &self.alarms);
-        let conn = match introduced {
-            Some(ends) => conn.introduced(ends),
-            None => conn,
-        };
+    /// Begins to serve a client that was greeted.
+    fn begin(self: &Rc<Door>, greeting: Greeting, address: ClientAddr, policy: Rc<Policy>) {
+        let (stream, socket) = Stream::new(greeting.wire);
+        let conn = Conn::new(address, socket, policy, &self.alarms)
+            .introduced(greeting.introduced)
+            .greeted(greeting.greeted);
         self.serve(stream, conn);
     }
 
@@ -380,12 +365,16 @@ impl Door {
         let number = self.clients.begin(&conn);
         let door = Rc::clone(self);
         spawn_local(async move {
-            let exchange = |request| {
+            let exchange = |one: &Rc<Conn>, request| {
                 let proxy = Rc::clone(&door.proxy.borrow());
-                proxy.exchange(Rc::clone(&conn), request)
+                proxy.exchange(Rc::clone(one), request)
             };
-            let refused = |status| door.proxy.borrow().refused(&conn, status);
-            let served = client::serve(stream, Rc::clone(&conn), exchange, refused).await;
+            let tell = |told| match told {
+                Told::Refused(status) => door.proxy.borrow().refused(&conn, status),
+                Told::Http2 => door.front.carries(),
+                Told::Flooded(flood) => door.front.floods(flood),
+            };
+            let served = client::serve(stream, Rc::clone(&conn), exchange, tell).await;
             door.clients.end(number);
             match served {
                 Served::Parked(stream, parked) => door.park(stream, conn, parked),
