@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -66,9 +67,13 @@ impl Log {
         Log(TempDir::new().unwrap())
     }
 
+    fn path(&self) -> PathBuf {
+        self.0.path().join("log")
+    }
+
     fn settings(&self) -> log::Settings {
         log::Settings {
-            to: Destination::File(self.0.path().join("log")),
+            to: Destination::File(self.path()),
             format: Format::Combined,
             flush: Duration::from_millis(1),
         }
@@ -76,7 +81,7 @@ impl Log {
 
     /// The clients of its first `count` lines.
     fn clients(&self, count: usize) -> Vec<String> {
-        let read = || fs::read_to_string(self.0.path().join("log")).unwrap_or_default();
+        let read = || fs::read_to_string(self.path()).unwrap_or_default();
         wait_until(PATIENCE, "the log's lines", || {
             read().lines().count() >= count
         });
@@ -224,6 +229,77 @@ fn real_senders_are_understood() {
         ]
     );
     assert_eq!(proxy.server().control().front().not_introduced, 0);
+}
+
+/// A program that listens with TLS, with these settings for its clients.
+fn with_tls(settings: &str, backend: &Backend) -> Program {
+    Program::run(&format!(
+        "tls = true\n{settings}[[certificates]]\nself_signed = [\"localhost\"]\n\
+         [upstreams.app]\nservers = [\"{}\"]\n",
+        backend.addr
+    ))
+}
+
+#[test]
+fn the_header_comes_before_tls() {
+    let backend = Backend::answering(OK);
+    let program = with_tls("proxy_protocol = [\"127.0.0.9\"]\n", &backend);
+    let url = format!("https://{}/", program.addr);
+    let introduced = ["--haproxy-protocol", "--interface", "127.0.0.9"];
+    for version in ["--http1.1", "--http2"] {
+        let output = curl([&["-k", version, url.as_str()][..], &introduced].concat());
+        assert_eq!(output.stdout, b"ok", "{version}: {output:?}");
+    }
+    let front = Haproxy::start(
+        &format!(
+            "{} ssl verify none send-proxy-v2 source 127.0.0.9",
+            program.addr
+        ),
+        "",
+    );
+    assert_eq!(from("127.0.0.8", front.addr).get("/").status, 200);
+    // Not from others, and not without.
+    for arguments in [
+        &["--haproxy-protocol", "--interface", "127.0.0.7"][..],
+        &["--interface", "127.0.0.9"],
+    ] {
+        let output = curl([&["-k", url.as_str()][..], arguments].concat());
+        assert!(!output.status.success(), "{arguments:?}: {output:?}");
+    }
+    let clients = ["127.0.0.9", "127.0.0.9", "127.0.0.8"];
+    assert_eq!(told(&backend, "x-forwarded-for"), clients);
+    assert_eq!(told(&backend, "x-forwarded-proto"), ["https"; 3]);
+}
+
+#[test]
+fn each_request_over_http2_is_for_whom_a_trusted_proxy_says() {
+    let backend = Backend::answering(OK);
+    let log = Log::new();
+    let program = with_tls(
+        &format!(
+            "trusted_proxies = [\"127.0.0.1\"]\n[access_log]\npath = \"{}\"\nflush = \"1ms\"\n",
+            log.path().display()
+        ),
+        &backend,
+    );
+    let url = format!("https://{}/", program.addr);
+    let said = ["X-Forwarded-For: 192.0.2.7", "X-Forwarded-For: 192.0.2.8"];
+    let one = |header| {
+        [
+            "-k",
+            "--http2",
+            "-w",
+            "%{num_connects}",
+            "-H",
+            header,
+            url.as_str(),
+        ]
+    };
+    let output = curl([&one(said[0])[..], &["--next"], &one(said[1])].concat());
+    assert_eq!(output.stdout, b"ok1ok0", "{output:?}");
+    assert_eq!(log.clients(2), ["192.0.2.7", "192.0.2.8"]);
+    let lists = ["192.0.2.7, 127.0.0.1", "192.0.2.8, 127.0.0.1"];
+    assert_eq!(told(&backend, "x-forwarded-for"), lists);
 }
 
 /// A check of the port alone, and one that says PROXY of its own: as `LOCAL`, or with its own addresses.
