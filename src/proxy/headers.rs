@@ -16,7 +16,7 @@ use http::header::{
 use http::{HeaderMap, Method, Uri, Version, request, response};
 
 use super::Failure;
-use super::target::{check_host, check_target};
+use super::target::{check_host, check_size, check_target};
 use crate::backend::Forwarded;
 use crate::client::Limits;
 use crate::keepalive::{KeepAlive, Verdict};
@@ -164,6 +164,9 @@ impl RequestFacts {
             trailers: false,
             ends: false,
         };
+        if parts.version == Version::HTTP_2 {
+            check_size(parts, limits)?;
+        }
         let mut hosts = 0;
         let (mut last, mut joined) = (None, 0);
         for (name, value) in &parts.headers {

@@ -15,6 +15,8 @@ mod desync;
 mod errors;
 mod forwarded;
 mod forwarding;
+mod front_http2;
+mod front_tls;
 mod headers;
 mod http2;
 mod memory;
