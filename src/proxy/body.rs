@@ -26,6 +26,7 @@ use crate::pool::{End, Lease};
 use super::grpc;
 use super::record::Record;
 use super::replay::Kept;
+use super::report::who;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -409,8 +410,10 @@ impl Relay {
         record.ends_as(Outcome::BrokenOff);
         record.ends(Instant::now());
         self.client.backend_moved();
+        let named = record.named();
+        let (client, via) = who(&self.client, named.as_deref());
         info!(
-            client = %self.client.address(), backend = %self.backend, reason = %why,
+            %client, via, backend = %self.backend, reason = %why,
             "response broke off: the client's connection is closed"
         );
         if !self.grpc {

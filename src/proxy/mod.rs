@@ -32,7 +32,7 @@ use tracing::debug;
 
 use crate::account::Outcome;
 use crate::backend::{self, SendError};
-use crate::client::{BodyFault, Conn, Framing, Wait, answer};
+use crate::client::{BodyFault, Conn, Framing, Standing, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict, drops_connection};
 use crate::pool::{Identity, Wants};
 use crate::route::Router;
@@ -167,9 +167,10 @@ impl Proxy {
         client: Rc<Conn>,
         request: Request<Incoming>,
     ) -> Result<Response<RelayBody>, Infallible> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let mut record = Record::begin(&self.ears, &client, Instant::now());
         record.asks(&parts);
+        record.is_for(&mut parts.headers);
         if client.has_hosts() {
             client.is_for(RequestFacts::host(&parts));
         }
@@ -179,7 +180,14 @@ impl Proxy {
         let mut facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
-                report(&client, &parts.method, &parts.uri, &failure);
+                let named = record.named();
+                report(
+                    &client,
+                    named.as_deref(),
+                    &parts.method,
+                    &parts.uri,
+                    &failure,
+                );
                 let mut response = refusal(&client, None, &failure, record);
                 *response.version_mut() = version;
                 return Ok(response);
@@ -198,7 +206,7 @@ impl Proxy {
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
-                report(&client, &method, &uri, &failure);
+                report(&client, record.named().as_deref(), &method, &uri, &failure);
                 refusal(&client, Some(&facts), &failure, record)
             }
         };
@@ -209,7 +217,7 @@ impl Proxy {
     /// The upstream of a request's route, and of its two arms the one that the request goes to.
     fn way(
         &self,
-        client: &Conn,
+        client: &HeaderValue,
         parts: &request::Parts,
     ) -> Result<(&Rc<Upstream>, &Rc<Upstream>), Failure> {
         let index = self
@@ -234,14 +242,16 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
-        let (whole, mut upstream) = self.way(client, &parts)?;
+        let named = &record.named();
+        let ip = named.as_ref().map_or(client.ip(), |named| &named.text);
+        let (whole, mut upstream) = self.way(ip, &parts)?;
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = upstream.settings().retry_body;
         let length = body.size_hint().exact();
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
-        let wants = upstream.wants(need, client);
+        let wants = upstream.wants(need, client, named.as_deref());
         let leased = match upstream.lease(now, wants, record).await {
             Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(upstream, whole) => {
                 upstream = whole;
@@ -374,6 +384,7 @@ fn introduction<'a>(
     let settings = upstream.settings();
     Introduction {
         client: client.ip(),
+        is_believed: client.standing() == Standing::Trusted,
         subject: subject(client),
         scheme: if client.socket().is_tls() {
             "https"

@@ -13,6 +13,7 @@ mod closing;
 mod counts;
 mod desync;
 mod errors;
+mod forwarded;
 mod forwarding;
 mod front_http2;
 mod front_tls;
