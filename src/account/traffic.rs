@@ -268,7 +268,7 @@ impl ConnectFault {
 }
 
 /// One writer: no need for a locked addition.
-fn more(cell: &AtomicU64, by: u64) {
+pub(super) fn more(cell: &AtomicU64, by: u64) {
     cell.store(cell.load(Ordering::Relaxed) + by, Ordering::Release);
 }
 

@@ -74,6 +74,8 @@ impl Closing {
             CloseReason::Drain | CloseReason::IdleTimeout | CloseReason::Surplus => self.idle,
             // Its FIN is here: the TIME_WAIT is the backend's already.
             CloseReason::PeerClosedIdle => CloseMode::Fin,
+            // Both FINs have gone, in the order that the two ends of the tunnel chose.
+            CloseReason::Upgraded => CloseMode::Fin,
             CloseReason::PeerClosedBusy
             | CloseReason::EarlyResponse
             | CloseReason::ClientGone

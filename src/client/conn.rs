@@ -2,7 +2,9 @@
 //! until when.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -18,7 +20,7 @@ use super::settings::Settings;
 use super::waits::{Clock, Wait, Waits};
 use super::words::{Held, Phase, Upload};
 use crate::alarm::Alarms;
-use crate::net::{ClientAddr, Socket};
+use crate::net::{ClientAddr, Socket, Stream};
 
 /// How long an idle client has, once the proxy is shutting down, for a request that is under way:
 /// closing on it would lose it, and some clients do not send it again. More than most round trips.
@@ -71,7 +73,13 @@ pub struct Conn {
     /// Whether the request has been read to its end.
     body_read: Cell<bool>,
     upload: Upload,
+    /// What takes over once HTTP is left.
+    switch: RefCell<Option<Switch>>,
 }
+
+/// What goes on with a connection that has left HTTP: with its stream, and what has been read of it. It closes
+/// the connection at its end.
+pub type Switch = Box<dyn FnOnce(Stream, Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// A client connection that is idle, apart from its socket.
 #[derive(Clone, Debug)]
@@ -125,6 +133,7 @@ impl Conn {
             watched: Cell::new(false),
             body_read: Cell::new(true),
             upload: Upload::default(),
+            switch: RefCell::default(),
         };
         // KeepAliveTimeout is for kept connections; the first request has the times of a head that is
         // coming, from now on.
@@ -318,6 +327,25 @@ impl Conn {
     /// Whether the latest response promised it.
     pub fn has_promised(&self) -> bool {
         self.promised.get()
+    }
+
+    /// The response that is made leaves HTTP (`101`): `switch` takes over once it is written.
+    ///
+    /// The end of the connection will be the end of what is spoken then, and must not look like one if it
+    /// is cut off.
+    pub fn switches(&self, switch: Switch) {
+        self.until_close.set(true);
+        *self.switch.borrow_mut() = Some(switch);
+    }
+
+    /// Whether HTTP is to be left.
+    pub(super) fn is_switching(&self) -> bool {
+        self.switch.borrow().is_some()
+    }
+
+    /// What takes over, HTTP having been left; or what is not to any more.
+    pub(super) fn take_switch(&self) -> Option<Switch> {
+        self.switch.take()
     }
 
     /// Whether it was promised, and nothing speaks against it.

@@ -14,7 +14,7 @@ mod stream;
 mod waits;
 mod words;
 
-pub use conn::{Conn, LAST_CHANCE, Parked};
+pub use conn::{Conn, LAST_CHANCE, Parked, Switch};
 pub use intake::Framing;
 pub use policy::{HostSettings, Policy};
 pub use serve::{Served, let_go, serve};

@@ -45,6 +45,8 @@ enum Ended {
     Expired(Wait),
     /// It was idle, and its place was needed.
     Evicted,
+    /// HTTP is left for another protocol.
+    Switched,
 }
 
 /// How serving a connection ended.
@@ -73,6 +75,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut ahead = Vec::new();
+    let unswitched = Unswitched(Rc::clone(&conn));
     // Both futures are boxed: what waits for a first byte is to be small.
     let ended = loop {
         if ahead.is_empty() {
@@ -89,6 +92,13 @@ where
         (stream, ahead) = (spoken.stream, spoken.ahead);
         match spoken.ended {
             Ended::Idle => {}
+            Ended::Switched => {
+                if let Some(switch) = conn.take_switch() {
+                    stream.socket().leaves_http();
+                    switch(stream, ahead).await;
+                }
+                return Served::Closed;
+            }
             ended @ (Ended::Finished
             | Ended::Broken
             | Ended::Unreadable(..)
@@ -96,11 +106,23 @@ where
             | Ended::Evicted) => break ended,
         }
     };
+    // What would have taken over hears that it will not before the connection is closed.
+    drop(unswitched);
     Box::pin(close(stream, &conn, ended, refused)).await;
     Served::Closed
 }
 
-/// Closes a connection that was idle for too long.
+/// What is to take over a connection holds the connection too: whatever becomes of serving it, that is not
+/// to outlive it.
+struct Unswitched(Rc<Conn>);
+
+impl Drop for Unswitched {
+    fn drop(&mut self) {
+        drop(self.0.take_switch());
+    }
+}
+
+/// Closes a connection that was idle for too long: with a FIN, and a little time for the client to see it.
 ///
 /// # Cancellation
 /// Dropping the future closes it at once.
@@ -219,6 +241,9 @@ fn over(conn: &Conn, result: hyper::Result<()>) -> Ended {
         return Ended::Unreadable(status, reason);
     }
     let Err(error) = result else {
+        if conn.is_switching() {
+            return Ended::Switched;
+        }
         // The library reads some words otherwise than we do, and has closed what was promised to stay.
         let is_kept = conn.is_to_be_kept();
         return if is_kept {
@@ -282,7 +307,7 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended, refused: impl Fn(Statu
     match ended {
         // Nothing is unread or unsent: this is a FIN.
         Ended::Evicted => debug!(%client, "idle, and its place was needed: closed"),
-        Ended::Idle => {}
+        Ended::Idle | Ended::Switched => {}
         Ended::Finished if conn.has_client_closed() => {}
         Ended::Finished => linger(stream, conn, LINGER).await,
         Ended::Broken => {

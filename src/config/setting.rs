@@ -104,6 +104,8 @@ pub enum Takes {
     Servers,
     /// A list of IP addresses.
     Addresses,
+    /// A list of protocols to switch to.
+    Upgrades,
     /// The path of a file.
     File,
     /// The path of a file to write, or one of these words.
@@ -202,6 +204,7 @@ impl Takes {
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
+            Takes::Upgrades => "a list of protocols",
             Takes::File | Takes::FileOr(_) => "the path of a file",
             Takes::Name => "the name of a host",
             Takes::NameServers => "a list of name servers",
@@ -279,6 +282,9 @@ impl Takes {
                 "a list of this machine's addresses, such as [\"10.0.0.5\", \"10.0.0.6\"]"
                     .to_owned()
             }
+            Takes::Upgrades => {
+                "a list such as [\"websocket\"]; [\"*\"] for any, [] for none".to_owned()
+            }
             Takes::File => "a path, from the working directory or absolute".to_owned(),
             Takes::FileOr(words) => {
                 let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
@@ -312,7 +318,11 @@ impl Takes {
             Takes::Time { .. } | Takes::TimeOrOff { .. } | Takes::ReadTimeout => "time",
             Takes::Word(_) | Takes::Key => "word",
             Takes::Listen | Takes::ListenOrUnix | Takes::Server => "address",
-            Takes::Servers | Takes::Addresses | Takes::NameServers | Takes::Hosts => "list",
+            Takes::Servers
+            | Takes::Addresses
+            | Takes::Upgrades
+            | Takes::NameServers
+            | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
             Takes::Ports => "ports",
@@ -337,6 +347,7 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::Upgrades
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
@@ -366,6 +377,7 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::Upgrades
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name

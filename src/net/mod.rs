@@ -13,6 +13,7 @@ mod socket;
 mod sockopt;
 mod sources;
 mod tls;
+mod tunnel;
 mod wire;
 
 use std::fmt;
@@ -30,9 +31,10 @@ pub use names::{WireNames, find, find_all};
 pub use options::{
     LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions, is_here,
 };
-pub use socket::{Peer, Socket, Stream};
+pub use socket::{Fin, Peer, Socket, Stream};
 pub use sockopt::{PathFacts, own_network, own_processes, tunnel};
 pub use tls::{Offer, Shaken, Tls, TlsError, TlsSettings};
+pub use tunnel::{Over, Patience, Side, Tunnel};
 pub use wire::{Moving, Raw, Wire};
 
 /// Where a client connected from. Not to be mistaken for a [`BackendAddr`].

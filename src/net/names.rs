@@ -235,9 +235,11 @@ fn end_of_head(text: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// Whether this is the head of an interim response: `HTTP/1.1 1xx`.
+/// Whether this is the head of an interim response: `HTTP/1.1 1xx`. 101 is the last one of its request.
 fn is_interim(head: &[u8]) -> bool {
-    head.get(8..10) == Some(b" 1") && head.starts_with(b"HTTP/1.")
+    head.get(8..10) == Some(b" 1")
+        && head.starts_with(b"HTTP/1.")
+        && head.get(10..12) != Some(b"01")
 }
 
 fn next_line(text: &[u8], from: usize) -> Option<usize> {

@@ -60,6 +60,17 @@ pub struct Socket {
     keeps_head: Cell<bool>,
     /// It, as it was written, and maybe the beginning of a body behind it.
     written_head: RefCell<Vec<u8>>,
+    /// How our FIN went, if it went before the connection's end was decided.
+    fin: Cell<Option<Box<Fin>>>,
+}
+
+/// How our FIN went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fin {
+    /// Before the peer's, as far as that had come.
+    pub is_first: bool,
+    /// The kernel's number for the connection, if it is first and there is one.
+    pub cookie: Option<u64>,
 }
 
 /// What a peer has done while nothing was read from it.
@@ -110,12 +121,18 @@ impl Stream {
             takes_no_more: Cell::new(false),
             keeps_head: Cell::new(false),
             written_head: RefCell::default(),
+            fin: Cell::default(),
         });
         let stream = Stream {
             socket: Rc::clone(&socket),
             left: Vec::new(),
         };
         (stream, socket)
+    }
+
+    /// A handle to it that may outlive this half.
+    pub fn handle(&self) -> Rc<Socket> {
+        Rc::clone(&self.socket)
     }
 
     /// The half that knows.
@@ -160,6 +177,36 @@ impl Socket {
     pub fn carries_frames(&self) {
         self.incoming.borrow_mut().stop();
         self.frames.set(true);
+    }
+
+    /// What comes and goes from here on is no HTTP: nothing in it is looked at, and a peer that takes no
+    /// more is an error.
+    pub fn leaves_http(&self) {
+        self.incoming.borrow_mut().stop();
+        self.outgoing.borrow_mut().stop();
+        self.interim.set(Interim::default());
+        self.head_follows.set(false);
+        self.hears_out.set(false);
+    }
+
+    /// Our FIN is about to be sent while the peer may still have something to say: notes which of the
+    /// two goes first, as nobody can tell once both have gone.
+    pub fn notes_fin(&self) {
+        let is_first = match self.wire.borrow().raw() {
+            Raw::Tcp(stream) => sockopt::is_established(stream),
+            Raw::Unix(_) | Raw::Away => false,
+        };
+        // A TIME_WAIT keeps the number only if somebody had asked for it before.
+        let cookie = self.cookie().filter(|_| is_first);
+        self.fin.set(Some(Box::new(Fin { is_first, cookie })));
+    }
+
+    /// How our FIN went, if it was noted.
+    pub fn fin(&self) -> Option<Fin> {
+        let fin = self.fin.take();
+        let noted = fin.as_deref().copied();
+        self.fin.set(fin);
+        noted
     }
 
     /// Our address on it, if it is of TCP and still connected.

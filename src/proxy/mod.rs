@@ -10,6 +10,8 @@ mod layout;
 mod record;
 mod replay;
 pub mod retry;
+mod tunnel;
+mod upgrade;
 mod upstream;
 
 use std::collections::{HashMap, HashSet};
@@ -41,6 +43,7 @@ use headers::{ClientConnection, Introduction, RequestFacts, Wish};
 use record::Record;
 use replay::Replay;
 use retry::{Attempt, Proof};
+use upgrade::Upgrade;
 use upstream::{Backend, Upstream};
 
 use body::Upload;
@@ -244,6 +247,13 @@ impl Proxy {
         };
         let (backend, mut lease, mut asked) = leased?;
         record.has(&mut lease, asked);
+        let upgrade = Upgrade::asked(
+            &parts,
+            facts,
+            &upstream.settings().upgrade,
+            !body.is_end_stream(),
+        )
+        .filter(|_| lease.conn().may_switch());
         headers::forward_request(
             &mut parts,
             facts,
@@ -253,6 +263,7 @@ impl Proxy {
                 host: (!upstream.settings().preserve_host).then_some(&backend.host),
                 address: &backend.host,
                 wish: wish(&lease, upstream.settings()),
+                upgrade: upgrade.as_ref().map(Upgrade::header),
                 chunked: !body.is_end_stream() && length.is_none(),
             },
         );
@@ -276,6 +287,12 @@ impl Proxy {
                 replay.let_body_go();
             }
             let lost = match answered(client, backend, lease.is_reused(), sent).await {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    let (asked, settings) = (upgrade.as_ref(), upstream.settings());
+                    break tunnel::switch(
+                        client, response, asked, lease, backend, settings, record,
+                    );
+                }
                 Ok(response) => {
                     // Over HTTP/1.1 the connection itself knows whether it is still being written.
                     let upload = replay.filter(|_| may_refuse).and_then(|it| it.upload());
@@ -322,6 +339,9 @@ impl Proxy {
             backend.tally.sent_again(proof as usize);
             before += 1;
             request = again;
+            if upgrade.is_some() {
+                lease.conn().may_switch();
+            }
             headers::say_another_wish(request.headers_mut(), wish(&lease, upstream.settings()));
         }
     }
@@ -455,7 +475,7 @@ fn relay(
     let is_last = parts.version == Version::HTTP_10;
     let facts = headers::forward_response(&mut parts);
     lease.hint(facts.hint);
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS || facts.coded {
+    if facts.coded {
         let failure = Failure::BadAnswer {
             backend: backend.address().clone(),
             source: None,
