@@ -338,6 +338,16 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_of_protocols_is_no_interim_response() {
+        let mut names = WireNames::default();
+        names.note(b"HTTP/1.1 101 Switching\r\nSec-WebSocket-ACCEPT: x\r\n\r\nfirst: 1\r\n");
+        let mut head = *b"HTTP/1.1 101 Switching\r\nsec-websocket-accept: x\r\nupgrade: y\r\n\r\n";
+        names.restore(&mut head);
+        let expected = b"HTTP/1.1 101 Switching\r\nSec-WebSocket-ACCEPT: x\r\nUpgrade: y\r\n\r\n";
+        assert_eq!(head, *expected);
+    }
+
+    #[test]
     fn interim_responses_are_passed_over_on_both_ways() {
         let names = noted(&[
             "HTTP/1.1 103 Early Hints\r\nLINK: a\r\n\r\nHTTP/1.1 200",

@@ -370,10 +370,10 @@ mod tests {
                 assert_eq!(got, [b"ahead,", &text[..]].concat(), "room {room}");
                 let mut client = sending.await.unwrap();
                 // The other way is open still.
-                backend.write_all(b"late").await.unwrap();
-                drop(backend);
+                let answering = spawn_local(async move { backend.write_all(b"late").await });
                 let mut got = Vec::new();
                 client.read_to_end(&mut got).await.unwrap();
+                answering.await.unwrap().unwrap();
                 assert_eq!(got, b"early,late");
                 let (over, moved) = running.await.unwrap();
                 assert!(matches!(over, Over::Closed), "{over:?}");

@@ -731,6 +731,25 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_asks_to_switch_says_nothing_else_of_its_connection() {
+        static PROTOCOLS: HeaderValue = HeaderValue::from_static("websocket");
+        let asked = [
+            ("host", "a"),
+            ("connection", "close, upgrade"),
+            ("upgrade", "x"),
+        ];
+        let mut parts = forwarded_with(get(&asked), |intro| {
+            intro.wish = Wish::Close;
+            intro.upgrade = Some(&PROTOCOLS);
+        });
+        say_another_wish(&mut parts.headers, Wish::Close);
+        assert_eq!(
+            lines(&parts.headers),
+            ["connection: Upgrade", "host: a", "upgrade: websocket"]
+        );
+    }
+
+    #[test]
     fn te_trailers_passes_with_its_connection_token() {
         let parts = forwarded_with(get(&[("host", "a"), ("te", "gzip, trailers")]), |intro| {
             intro.wish = Wish::Close;
@@ -769,6 +788,7 @@ mod tests {
             host: Some(&own),
             address: &own,
             wish: Wish::None,
+            upgrade: None,
             chunked: false,
         };
         forward_request(&mut parts, &facts, &intro);
