@@ -324,15 +324,15 @@ where
         }
     }
 
-    /// Whether the request that is sent next may ask to leave HTTP for another protocol: says that it does,
-    /// if so.
-    pub fn may_switch(&self) -> bool {
-        match self {
-            Conn::Http1(conn) => {
-                conn.may_switch();
-                true
-            }
-            Conn::Http2(_) => false,
+    /// Whether a request may ask to leave HTTP for another protocol.
+    pub fn can_switch(&self) -> bool {
+        matches!(self, Conn::Http1(_))
+    }
+
+    /// Says whether the request that is sent next asks for it.
+    pub fn may_switch(&self, asks: bool) {
+        if let Conn::Http1(conn) = self {
+            conn.may_switch(asks);
         }
     }
 

@@ -176,9 +176,9 @@ where
         answer
     }
 
-    /// The request that is sent next asks to leave HTTP for another protocol.
-    pub(super) fn may_switch(&self) {
-        self.carrier.may_switch.set(true);
+    /// Whether the request that is sent next asks to leave HTTP for another protocol.
+    pub(super) fn may_switch(&self, asks: bool) {
+        self.carrier.may_switch.set(asks);
     }
 
     /// The connection's bytes, and what of them has been read already, its backend having left HTTP.

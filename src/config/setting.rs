@@ -112,6 +112,8 @@ pub enum Takes {
     FileOr(&'static [&'static str]),
     /// The name of a host.
     Name,
+    /// The name of a header.
+    Header,
     /// A list of name servers.
     NameServers,
     /// A range of ports.
@@ -207,6 +209,7 @@ impl Takes {
             Takes::Upgrades => "a list of protocols",
             Takes::File | Takes::FileOr(_) => "the path of a file",
             Takes::Name => "the name of a host",
+            Takes::Header => "the name of a header",
             Takes::NameServers => "a list of name servers",
             Takes::Ports => "a range of ports",
             Takes::Device => "the name of a network device",
@@ -291,6 +294,7 @@ impl Takes {
                 format!("{}, or {}", Takes::File.allowed(), words.join(" or "))
             }
             Takes::Name => "a name such as \"app.example\"".to_owned(),
+            Takes::Header => "a name such as \"X-Client-Subject\"".to_owned(),
             Takes::NameServers => {
                 "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
                     .to_owned()
@@ -324,6 +328,7 @@ impl Takes {
             | Takes::NameServers
             | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
+            Takes::Header => "header",
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
             Takes::Ports => "ports",
             Takes::Device | Takes::Upstream => "name",
@@ -351,6 +356,7 @@ impl Takes {
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
+            | Takes::Header
             | Takes::NameServers
             | Takes::Ports
             | Takes::Device
@@ -381,6 +387,7 @@ impl Takes {
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
+            | Takes::Header
             | Takes::NameServers
             | Takes::Ports
             | Takes::Device

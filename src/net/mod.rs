@@ -9,6 +9,7 @@ mod listen;
 mod lot;
 mod names;
 mod options;
+mod peer;
 mod socket;
 mod sockopt;
 mod sources;
@@ -31,9 +32,13 @@ pub use names::{WireNames, find, find_all};
 pub use options::{
     LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions, is_here,
 };
-pub use socket::{Fin, Peer, Socket, Stream};
+pub use peer::{Fin, Peer};
+pub use socket::{Socket, Stream};
 pub use sockopt::{PathFacts, own_network, own_processes, tunnel};
-pub use tls::{Offer, Shaken, Tls, TlsError, TlsSettings};
+pub use tls::{
+    CertificateSource, ClientAuth, Greeted, HandshakeFault, MinVersion, Offer, Prepared, Served,
+    ServerTls, ServerTlsSettings, Shaken, Shown, Tls, TlsError, TlsSettings,
+};
 pub use tunnel::{Over, Patience, Side, Tunnel};
 pub use wire::{Moving, Raw, Wire};
 

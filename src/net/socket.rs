@@ -12,6 +12,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::interim::Interim;
+use super::peer::{Fin, Peer, is_of_peer};
 use super::wire::{Moving, Raw, Wire};
 use super::{PathFacts, WireNames, sockopt};
 
@@ -62,45 +63,6 @@ pub struct Socket {
     written_head: RefCell<Vec<u8>>,
     /// How our FIN went, if it went before the connection's end was decided.
     fin: Cell<Option<Box<Fin>>>,
-}
-
-/// How our FIN went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fin {
-    /// Before the peer's, as far as that had come.
-    pub is_first: bool,
-    /// The kernel's number for the connection, if it is first and there is one.
-    pub cookie: Option<u64>,
-}
-
-/// What a peer has done while nothing was read from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// Nothing, as far as can be known.
-    Silent,
-    /// Sent bytes.
-    Spoke,
-    /// Closed its side: it sends nothing more, and may or may not read on.
-    Closed,
-    /// Reset the connection.
-    Gone,
-}
-
-impl Peer {
-    /// What a look at the next bytes says of it.
-    pub(super) fn of(peeked: io::Result<usize>) -> Peer {
-        match peeked {
-            Ok(0) => Peer::Closed,
-            Ok(_) => Peer::Spoke,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peer::Silent,
-            Err(_) => Peer::Gone,
-        }
-    }
-
-    /// Whether nothing more can come.
-    pub fn is_over(self) -> bool {
-        matches!(self, Peer::Closed | Peer::Gone)
-    }
 }
 
 impl Stream {
@@ -179,6 +141,11 @@ impl Socket {
         self.frames.set(true);
     }
 
+    /// It does not any more: what is said of its end from here on is said of the connection's.
+    pub fn carries_no_frames(&self) {
+        self.frames.set(false);
+    }
+
     /// What comes and goes from here on is no HTTP: nothing in it is looked at, and a peer that takes no
     /// more is an error.
     pub fn leaves_http(&self) {
@@ -192,13 +159,8 @@ impl Socket {
     /// Our FIN is about to be sent while the peer may still have something to say: notes which of the
     /// two goes first, as nobody can tell once both have gone.
     pub fn notes_fin(&self) {
-        let is_first = match self.wire.borrow().raw() {
-            Raw::Tcp(stream) => sockopt::is_established(stream),
-            Raw::Unix(_) | Raw::Away => false,
-        };
-        // A TIME_WAIT keeps the number only if somebody had asked for it before.
-        let cookie = self.cookie().filter(|_| is_first);
-        self.fin.set(Some(Box::new(Fin { is_first, cookie })));
+        let fin = Fin::about_to_go(self.wire.borrow().raw());
+        self.fin.set(Some(Box::new(fin)));
     }
 
     /// How our FIN went, if it was noted.
@@ -335,7 +297,16 @@ impl Socket {
     }
 
     /// A message's head goes out next: its names are those noted on the socket it came in by.
+    ///
+    /// Over HTTP/2 names are in lower case (RFC 9113 §8.2): from there none are taken.
     pub fn send_head_from(&self, source: &Socket) {
+        if self.frames.get() {
+            return;
+        }
+        if source.frames.get() {
+            self.send_own_head();
+            return;
+        }
         self.outgoing.borrow_mut().stop();
         self.outgoing.swap(&source.incoming);
         self.head_follows.set(true);
@@ -343,12 +314,18 @@ impl Socket {
 
     /// A head of our own goes out next.
     pub fn send_own_head(&self) {
+        if self.frames.get() {
+            return;
+        }
         self.outgoing.borrow_mut().clear();
         self.head_follows.set(true);
     }
 
     /// Takes back the names of a head that never went out.
     pub fn take_head_back(&self, source: &Socket) {
+        if source.frames.get() {
+            return;
+        }
         source.incoming.swap(&self.outgoing);
     }
 
@@ -358,6 +335,9 @@ impl Socket {
             return Poll::Pending;
         }
         let wire = self.wire.borrow();
+        if wire.has_read_ahead() {
+            return Poll::Ready(());
+        }
         let ready = wire.raw().poll_read_ready(cx).map(|_| ());
         self.awaits_event.set(ready.is_pending() && is_registered());
         ready
@@ -384,6 +364,9 @@ impl Socket {
     /// anything was said.
     pub fn peer(&self, probe: bool) -> Peer {
         let wire = self.wire.borrow();
+        if wire.has_read_ahead() {
+            return Peer::Spoke;
+        }
         let raw = wire.raw();
         let seen = if probe {
             raw.peek()
@@ -420,21 +403,13 @@ impl Socket {
 
     /// The kernel's number for the connection, if it is of TCP. Its TIME_WAIT has the same.
     pub fn cookie(&self) -> Option<u64> {
-        match self.wire.borrow().raw() {
-            Raw::Tcp(stream) => rustix::net::sockopt::socket_cookie(stream).ok(),
-            Raw::Unix(_) | Raw::Away => None,
-        }
+        self.wire.borrow().raw().cookie()
     }
 
     /// Whether all that was sent has been acknowledged.
     pub fn has_delivered(&self) -> bool {
         sockopt::outstanding(self.wire.borrow().raw()).is_ok_and(|bytes| bytes == 0)
     }
-}
-
-/// Whether a write failed since the peer has reset the connection.
-fn is_of_peer(kind: io::ErrorKind) -> bool {
-    kind == io::ErrorKind::BrokenPipe || kind == io::ErrorKind::ConnectionReset
 }
 
 /// Whether a read that found nothing has left its task registered with the runtime. Not so if the

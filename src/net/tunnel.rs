@@ -386,7 +386,8 @@ mod tests {
     fn what_is_not_taken_is_not_read() {
         run(async {
             let (mut client, _backend, running) = tunnel(64);
-            let writing = client.write_all(&[0; 1 << 20]);
+            let much = vec![0; 1 << 20];
+            let writing = client.write_all(&much);
             assert!(
                 tokio::time::timeout(Duration::from_secs(30), writing)
                     .await

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -75,9 +76,35 @@ impl Raw {
         }
     }
 
+    /// The first byte that has come, which stays to be read; `None` is the peer's FIN.
+    pub(super) fn poll_first_byte(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            let mut byte = [0];
+            let peeked = self.try_io(Interest::READABLE, || {
+                let (length, _) = recv(self, &mut byte, RecvFlags::PEEK)?;
+                Ok(length)
+            });
+            match peeked {
+                Ok(0) => return Poll::Ready(Ok(None)),
+                Ok(_) => return Poll::Ready(Ok(Some(byte[0]))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
     /// How many bytes there are to be read, as far as one tells; 0 is the peer's FIN.
     pub(super) fn peek(&self) -> io::Result<usize> {
         SockRef::from(self).peek(&mut [MaybeUninit::uninit()])
+    }
+
+    /// The kernel's number for the connection, if it is of TCP.
+    pub(super) fn cookie(&self) -> Option<u64> {
+        match self {
+            Raw::Tcp(stream) => rustix::net::sockopt::socket_cookie(stream).ok(),
+            Raw::Unix(_) | Raw::Away => None,
+        }
     }
 
     /// Sends a FIN.
@@ -204,6 +231,17 @@ impl Wire {
         matches!(self, Wire::Tls(_))
     }
 
+    /// Whether something of a client's was read from the socket that nobody has asked for yet.
+    pub(super) fn has_read_ahead(&self) -> bool {
+        match self {
+            Wire::Plain(_) => false,
+            // It wants nothing more to read while there is something to be handed on, or at the end.
+            Wire::Tls(tls) => {
+                matches!(&**tls, TlsStream::Server(tls) if !tls.get_ref().1.wants_read())
+            }
+        }
+    }
+
     /// Whether nothing that was taken for writing is kept back.
     pub(super) fn is_flushed(&self) -> bool {
         match self {
@@ -246,6 +284,12 @@ impl Wire {
                 Wire::Tls(tls)
             }
         })
+    }
+}
+
+impl From<TcpStream> for Raw {
+    fn from(stream: TcpStream) -> Raw {
+        Raw::Tcp(stream)
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::account::{Outcome, PoolTally, TunnelEnd};
-use crate::backend::{self, Switched};
+use crate::backend::Switched;
 use crate::client::{self, Conn};
 use crate::keepalive::CloseReason;
 use crate::net::{BackendAddr, Over, Patience, Side, Stream, Tunnel};
@@ -35,17 +35,16 @@ use super::upstream::Backend;
 pub(super) fn switch(
     client: &Rc<Conn>,
     response: Response<Incoming>,
-    asked: Option<&Upgrade>,
+    asked: Option<Upgrade>,
     mut lease: BackendLease,
     backend: &Backend,
-    settings: &backend::Settings,
     record: &mut Record,
 ) -> Result<Response<RelayBody>, Failure> {
     let (mut parts, _) = response.into_parts();
-    let agreed = asked.and_then(|asked| asked.agreed(&parts.headers));
+    let agreed = asked.and_then(|asked| Some((asked.agreed(&parts.headers)?, asked.patience())));
     lease.conn().give_names_to(client.socket());
     let switched = lease.conn().switch();
-    let (Some(agreed), Some((stream, early))) = (agreed, switched) else {
+    let (Some((agreed, patience)), Some((stream, early))) = (agreed, switched) else {
         let failure = Failure::BadAnswer {
             backend: backend.address().clone(),
             source: None,
@@ -62,10 +61,6 @@ pub(super) fn switch(
     client.backend_moved();
     client.promises(false);
     let open = Open::begin(client, stream, lease, backend, record);
-    let patience = Patience {
-        open: settings.tunnel_timeout,
-        half_closed: settings.tunnel_timeout.min(settings.timeout),
-    };
     client.switches(Box::new(move |stream, ahead| {
         Box::pin(open.run(stream, ahead, early, patience))
     }));
@@ -134,7 +129,7 @@ impl Open {
                 debug!(client = %address, backend = %self.address, ?side, %error, "a tunnel broke off");
             }
             Over::Idle => {
-                debug!(client = %address, backend = %self.address, "a tunnel was silent for too long")
+                debug!(client = %address, backend = %self.address, "a tunnel was silent for too long");
             }
             Over::Closed => {}
         }

@@ -6,11 +6,15 @@ use http::header::{HeaderValue, UPGRADE};
 use http::{HeaderMap, request};
 
 use super::headers::RequestFacts;
-use crate::backend::Upgrades;
+use crate::backend::Settings;
+use crate::net::Patience;
 
 /// The protocols a client asks to switch to, of those that it may.
 #[derive(Clone, Debug)]
-pub(super) struct Upgrade(HeaderValue);
+pub(super) struct Upgrade {
+    protocols: HeaderValue,
+    patience: Patience,
+}
 
 impl Upgrade {
     /// What is passed on of a request's `Upgrade`, if anything is.
@@ -20,24 +24,36 @@ impl Upgrade {
     pub(super) fn asked(
         parts: &request::Parts,
         facts: &RequestFacts,
-        allowed: &Upgrades,
+        settings: &Settings,
         has_body: bool,
     ) -> Option<Upgrade> {
         if has_body || !facts.asks_to_switch(parts) {
             return None;
         }
-        joined(protocols(&parts.headers).filter(|protocol| allowed.allow(protocol))).map(Upgrade)
+        let allowed = |protocol: &&[u8]| settings.upgrade.allow(protocol);
+        Some(Upgrade {
+            protocols: joined(protocols(&parts.headers).filter(allowed))?,
+            patience: Patience {
+                open: settings.tunnel_timeout,
+                half_closed: settings.tunnel_timeout.min(settings.timeout),
+            },
+        })
     }
 
     /// As it is passed on.
     pub(super) fn header(&self) -> &HeaderValue {
-        &self.0
+        &self.protocols
+    }
+
+    /// How long nothing may move once it is granted.
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
     }
 
     /// What the head of a `101 Switching Protocols` switches to: nothing, unless all of it was asked for.
     pub(super) fn agreed(&self, answer: &HeaderMap) -> Option<HeaderValue> {
         let asked = |protocol: &[u8]| {
-            let mut asked = split(&self.0);
+            let mut asked = split(&self.protocols);
             asked.any(|asked| asked.eq_ignore_ascii_case(protocol))
         };
         if protocols(answer).all(asked) {
@@ -70,6 +86,7 @@ mod tests {
     use http::{Request, Response, Version};
 
     use super::*;
+    use crate::backend::Upgrades;
     use crate::client::Limits;
 
     fn asked(version: Version, headers: &[(&str, &str)], has_body: bool) -> Option<Upgrade> {
@@ -79,8 +96,9 @@ mod tests {
         }
         let parts = builder.body(()).unwrap().into_parts().0;
         let facts = RequestFacts::read(&parts, &Limits::default()).unwrap();
-        let allowed = Upgrades::of(vec!["websocket".to_owned(), "irc".to_owned()]);
-        Upgrade::asked(&parts, &facts, &allowed, has_body)
+        let mut settings = Settings::new("test", Vec::new());
+        settings.upgrade = Upgrades::of(vec!["websocket".to_owned(), "irc".to_owned()]);
+        Upgrade::asked(&parts, &facts, &settings, has_body)
     }
 
     #[test]
