@@ -15,14 +15,14 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Uri, Version, request, response};
 
+pub use super::connection::{ClientConnection, say_connection};
 use super::target::{check_host, check_size, check_target};
 use super::{Failure, grpc};
 use crate::backend::Forwarded;
 use crate::client::Limits;
-use crate::keepalive::{KeepAlive, Verdict};
 use crate::pool::Hint;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -230,6 +230,16 @@ impl RequestFacts {
         self.hop.upgrade
             && parts.version == Version::HTTP_11
             && self.hop.tokens.names.contains(&UPGRADE)
+    }
+
+    /// Whether it speaks HTTP/1.1 or later.
+    pub(super) fn is_http_11(&self) -> bool {
+        self.http_11
+    }
+
+    /// Whether the client names `keep-alive`.
+    pub(super) fn names_keep_alive(&self) -> bool {
+        self.hop.tokens.keep_alive
     }
 
     /// Whether the client asks for, or by its version expects, the connection to be kept.
@@ -554,53 +564,6 @@ fn hint(value: &HeaderValue) -> Hint {
     hint
 }
 
-/// What is known when a response's `Connection` header is written.
-#[derive(Clone, Copy, Debug)]
-pub struct ClientConnection<'a> {
-    /// The client side's settings.
-    pub keep_alive: &'a KeepAlive,
-    /// The number of this exchange on its connection; the first is 1.
-    pub exchange: u32,
-    /// Whether the response's end can be seen without closing.
-    pub length_known: bool,
-    /// Whether something else ends the connection: the proxy is shutting down, a failure.
-    pub ends: bool,
-}
-
-/// Says in a response's head whether the client's connection is kept. True if it is.
-///
-/// An end is always said. That it is kept is said only to a client that named keep-alive, with
-/// the timeout in whole seconds and the requests left. Source: Apache httpd 2.4,
-/// `ap_set_keepalive`.
-pub fn say_connection(
-    headers: &mut HeaderMap,
-    request: Option<&RequestFacts>,
-    connection: &ClientConnection<'_>,
-) -> bool {
-    let verdict = connection.keep_alive.after_exchange(connection.exchange);
-    let wanted = request.is_some_and(RequestFacts::wants_kept);
-    let kept = verdict == Verdict::Keep
-        && wanted
-        && !connection.ends
-        && (connection.length_known || request.is_some_and(|request| request.http_11));
-    if !kept {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    } else if request.is_some_and(|request| request.hop.tokens.keep_alive) {
-        headers.insert(KEEP_ALIVE, keep_alive_value(connection));
-        headers.insert(CONNECTION, HeaderValue::from_static("Keep-Alive"));
-    }
-    kept
-}
-
-fn keep_alive_value(connection: &ClientConnection<'_>) -> HeaderValue {
-    let seconds = connection.keep_alive.timeout.as_secs();
-    let text = match connection.keep_alive.left(connection.exchange) {
-        Some(left) => format!("timeout={seconds}, max={left}"),
-        None => format!("timeout={seconds}"),
-    };
-    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("numbers and words are visible ASCII")
-}
-
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -610,6 +573,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::keepalive::KeepAlive;
 
     fn request(target: &str, version: Version, headers: &[(&str, &str)]) -> request::Parts {
         let mut builder = Request::builder().uri(target).version(version);

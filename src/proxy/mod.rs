@@ -4,6 +4,7 @@
 //! [`headers`], [`Failure`], [`crate::route`], [`crate::balance`] and the pool's state.
 
 mod body;
+mod connection;
 mod failure;
 mod grpc;
 pub mod headers;
