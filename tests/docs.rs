@@ -318,3 +318,21 @@ fn every_link_between_documents_leads_somewhere() {
     }
     assert!(links > 50, "only {links} links");
 }
+
+/// The image's first layers are built from stand-ins for what `Cargo.toml` names.
+#[test]
+fn the_dockerfile_knows_every_bench() {
+    let manifest = read("Cargo.toml");
+    let benches: BTreeSet<_> = manifest
+        .split("[[bench]]")
+        .skip(1)
+        .filter_map(|table| table.split("name = \"").nth(1)?.split('"').next())
+        .collect();
+    let dockerfile = read("Dockerfile");
+    let list = dockerfile
+        .split("for bench in ")
+        .nth(1)
+        .expect("it has them in a list");
+    let list = list.split(';').next().expect("the list ends");
+    assert_eq!(list.split(' ').collect::<BTreeSet<_>>(), benches);
+}
