@@ -87,6 +87,8 @@ fn request(c: &mut Criterion) {
     ] {
         let introduction = Introduction {
             client: &client,
+            scheme: "http",
+            subject: None,
             forwarded,
             host: None,
             address: &address,

@@ -2,6 +2,7 @@
 
 mod departures;
 mod exchange;
+mod front;
 mod held;
 mod histogram;
 mod traffic;
@@ -14,12 +15,10 @@ use crate::keepalive::CloseReason;
 
 pub use departures::{Departure, Departures, Tallies};
 pub use exchange::{Arm, Asked, Connection, Exchange, Outcome, Upstream};
+pub use front::{Flood, FrontFigures, FrontTally, Handshake};
 pub use held::{Held, Stage};
 pub use histogram::{Times, TimesTally};
-pub use traffic::{
-    CLASSES, ConnectFault, FrontFigures, FrontTally, Over, Span, Spans, SpansTally, Traffic,
-    TrafficTally,
-};
+pub use traffic::{CLASSES, ConnectFault, Over, Span, Spans, SpansTally, Traffic, TrafficTally};
 
 /// Who ended a connection, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -107,50 +107,6 @@ impl Traffic {
     }
 }
 
-/// What one worker counts of exchanges that no backend had a part in, and of those under way.
-#[derive(Debug, Default)]
-pub struct FrontTally {
-    /// Those that no backend had a part in.
-    traffic: TrafficTally,
-    begun: AtomicU64,
-    over: AtomicU64,
-}
-
-impl FrontTally {
-    /// Counts an exchange that begins.
-    pub(crate) fn begins(&self) {
-        more(&self.begun, 1);
-    }
-
-    /// Counts the end of one that has begun.
-    pub(crate) fn ends(&self) {
-        more(&self.over, 1);
-    }
-
-    /// Counts an exchange that no backend had a part in.
-    pub(crate) fn note(&self, over: &Over) {
-        self.traffic.note(over);
-    }
-
-    /// Adds these to `sum`.
-    pub fn add_to(&self, sum: &mut FrontFigures) {
-        self.traffic.add_to(&mut sum.alone);
-        // The ends first: one more that has begun is better than one that never did.
-        let over = self.over.load(Ordering::Acquire);
-        let begun = self.begun.load(Ordering::Relaxed);
-        sum.under_way += begun.saturating_sub(over);
-    }
-}
-
-/// What the workers count of exchanges, whatever their backends.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FrontFigures {
-    /// Exchanges that no backend had a part in: refused before one was chosen.
-    pub alone: Traffic,
-    /// Exchanges that have begun, and are not over.
-    pub under_way: u64,
-}
-
 /// Which time of a pool is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -268,7 +224,7 @@ impl ConnectFault {
 }
 
 /// One writer: no need for a locked addition.
-fn more(cell: &AtomicU64, by: u64) {
+pub(super) fn more(cell: &AtomicU64, by: u64) {
     cell.store(cell.load(Ordering::Relaxed) + by, Ordering::Release);
 }
 
@@ -285,26 +241,20 @@ mod tests {
             sent: 100,
             total: Some(Duration::from_millis(3)),
         };
-        let (one, front) = (TrafficTally::default(), FrontTally::default());
+        let one = TrafficTally::default();
+        let mut sum = Traffic::default();
+        sum.exchanges[Outcome::Refused as usize][4] = 1;
         one.note(&over(200, Outcome::Answered));
         one.note(&over(204, Outcome::Answered));
         one.note(&over(502, Outcome::Refused));
-        front.begins();
-        front.begins();
-        front.note(&over(404, Outcome::Refused));
-        front.note(&over(0, Outcome::ClientGone));
-        front.ends();
-        let mut figures = FrontFigures::default();
-        front.add_to(&mut figures);
-        assert_eq!(figures.under_way, 1);
-        let mut sum = figures.alone;
+        one.note(&over(0, Outcome::ClientGone));
         let mut of_one = Traffic::default();
         one.add_to(&mut of_one);
         sum.add(&of_one);
         let classes: Vec<_> = (0..CLASSES).map(|class| sum.of_class(class)).collect();
         assert_eq!(classes, [1, 0, 2, 0, 1, 1]);
         assert_eq!(sum.exchanges[Outcome::Refused as usize], [0, 0, 0, 0, 1, 1]);
-        assert_eq!((sum.count(), sum.received, sum.sent), (5, 50, 500));
-        assert_eq!(sum.total.count(), 5);
+        assert_eq!((sum.count(), sum.received, sum.sent), (5, 40, 400));
+        assert_eq!(sum.total.count(), 4);
     }
 }

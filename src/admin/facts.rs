@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::account::{Arm, FrontFigures, LineFigures, PoolFigures, Times};
 use crate::census::StateCounts;
 use crate::log;
+use crate::net::Shown;
 use crate::split::Split;
 
 use super::process::Process;
@@ -26,6 +27,8 @@ pub(super) struct Facts {
     pub(super) clients: u32,
     /// Exchanges, whatever their backends.
     pub(super) front: FrontFigures,
+    /// The certificates for clients.
+    pub(super) certificates: Vec<Shown>,
     /// The upstreams, each with the figures of all backends it has and had.
     pub(super) upstreams: Vec<Upstream>,
     /// The backends, one by one.
@@ -127,6 +130,7 @@ pub(super) mod tests {
             workers: 2,
             clients: 3,
             front: FrontFigures::default(),
+            certificates: Vec::new(),
             upstreams: vec![Upstream {
                 name: "app".to_owned(),
                 arm: Arm::Pooled,

@@ -8,8 +8,8 @@ use crate::keepalive::CloseReason;
 use super::exposition::Kind::{Counter, Gauge};
 use super::exposition::{Format, Page};
 use super::facts::{Backend, Facts};
-use super::kernel;
 use super::traffic::{by_outcome, exchanges};
+use super::{front, kernel};
 
 /// Linux' `TCP_TIMEWAIT_LEN`, which cannot be set. Source: `include/net/tcp.h`.
 const TIME_WAIT: Duration = Duration::from_secs(60);
@@ -21,12 +21,7 @@ pub(super) fn page(facts: &Facts, format: Format) -> String {
         .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.family("warmline_workers", Gauge, "Worker threads.")
         .sample(&[], facts.workers);
-    page.family(
-        "warmline_client_connections",
-        Gauge,
-        "Client connections that are open, idle ones and those that are being closed included.",
-    )
-    .sample(&[], facts.clients);
+    front::write(&mut page, facts);
     exchanges(&mut page, facts);
     requests(&mut page, &facts.backends);
     connections(&mut page, &facts.backends);

@@ -8,6 +8,7 @@ mod door;
 mod events;
 mod exposition;
 mod facts;
+mod front;
 mod guards;
 mod history;
 mod host;

@@ -281,6 +281,7 @@ impl Site {
             workers: self.control.workers(),
             clients: self.control.clients(),
             front: self.control.front(),
+            certificates: self.control.certificates(),
             upstreams,
             backends,
             log: self.control.access_log().unwrap_or_default(),

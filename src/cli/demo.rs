@@ -195,6 +195,7 @@ impl Arm {
             ..KeepAlive::BACKEND
         };
         let proxy = Server::start(&Settings {
+            certificates: Vec::new(),
             workers: 1,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
             resolver: Vec::new(),

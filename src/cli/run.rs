@@ -207,6 +207,7 @@ pub fn settings(args: &RunArgs) -> Result<Loaded, Report> {
 fn without_file(servers: &[String]) -> server::Settings {
     let servers = servers.iter().map(ServerSettings::new).collect();
     server::Settings {
+        certificates: Vec::new(),
         workers: 0,
         shutdown_timeout: SHUTDOWN_TIMEOUT,
         resolver: Vec::new(),

@@ -6,6 +6,9 @@
 
 pub mod answer;
 mod conn;
+mod frames;
+mod greet;
+mod h2;
 mod intake;
 mod policy;
 mod serve;
@@ -15,9 +18,10 @@ mod waits;
 mod words;
 
 pub use conn::{Conn, LAST_CHANCE, Parked};
+pub use greet::{greet, until};
 pub use intake::Framing;
 pub use policy::{HostSettings, Policy};
-pub use serve::{Served, let_go, serve};
-pub use settings::{Limits, Overrides, ReadTimeout, Settings, Stage};
+pub use serve::{Served, Told, let_go, serve};
+pub use settings::{Http2, Limits, Overrides, ReadTimeout, Settings, Stage};
 pub use waits::Wait;
 pub use words::{BodyFault, Phase, Upload};

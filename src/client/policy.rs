@@ -1,5 +1,6 @@
 //! How the clients of one listener are served, by the host that a request names.
 
+use crate::net::ServerTls;
 use crate::route::Router;
 
 use super::settings::{Overrides, Settings};
@@ -20,6 +21,7 @@ pub struct HostSettings {
 /// Source: Apache httpd 2.4, name-based virtual hosts (`apply_server_config` in `protocol.c`).
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
+    tls: Option<ServerTls>,
     listener: Settings,
     hosts: Vec<Settings>,
     router: Option<Router<usize>>,
@@ -33,6 +35,7 @@ impl Policy {
             names.map(move |name| (Some(name.as_str()), "/", index))
         });
         Policy {
+            tls: None,
             router: (!hosts.is_empty()).then(|| Router::new(names)),
             hosts: hosts
                 .iter()
@@ -40,6 +43,17 @@ impl Policy {
                 .collect(),
             listener,
         }
+    }
+
+    /// The same, where TLS is spoken.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<ServerTls>) -> Policy {
+        Policy { tls, ..self }
+    }
+
+    /// How TLS is spoken, if it is.
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.tls.as_ref()
     }
 
     /// The virtual host of this name, by its number.

@@ -20,7 +20,8 @@ use tracing::{debug, info};
 
 use super::answer;
 use super::stream::Watched;
-use super::{Conn, Limits, Parked, Phase, Wait};
+use super::{Conn, Limits, Parked, Phase, Wait, h2};
+use crate::account::Flood;
 use crate::net::{self, Peer, Stream};
 
 /// How long a client may take to close after our last response, while what it still sends is
@@ -29,7 +30,7 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// The same after an idle client was cut off, and while shutting down. Source: Apache httpd 2.4,
 /// event MPM, short lingering close.
-const LINGER_SHORT: Duration = Duration::from_secs(2);
+pub(super) const LINGER_SHORT: Duration = Duration::from_secs(2);
 
 /// What became of a connection, and of speaking HTTP on it.
 enum Ended {
@@ -45,6 +46,19 @@ enum Ended {
     Expired(Wait),
     /// It was idle, and its place was needed.
     Evicted,
+    /// The client begins with HTTP/2.
+    Http2,
+}
+
+/// What is told of a connection beside its exchanges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// What came could not be read as a request, and was answered so.
+    Refused(StatusCode),
+    /// HTTP/2 is spoken on it.
+    Http2,
+    /// Its client sent too much that carries nothing, and was sent away.
+    Flooded(Flood),
 }
 
 /// How serving a connection ended.
@@ -56,7 +70,7 @@ pub enum Served {
 }
 
 /// Serves the requests of one client, each answered by `exchange`, until the connection ends or has been
-/// idle for a while. What cannot be read as a request is answered here, and `refused` told of it.
+/// idle for a while. What cannot be read as a request is answered here; `tell` is told of that and the like.
 ///
 /// # Cancellation
 /// Dropping the future closes the connection at once.
@@ -64,15 +78,19 @@ pub async fn serve<E, F, B>(
     mut stream: Stream,
     conn: Rc<Conn>,
     exchange: E,
-    refused: impl Fn(StatusCode),
+    tell: impl Fn(Told),
 ) -> Served
 where
-    E: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Result<Response<B>, Infallible>>,
+    E: Fn(&Rc<Conn>, Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>> + 'static,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut ahead = Vec::new();
+    if conn.greeting().is_some_and(|greeted| greeted.http2) {
+        Box::pin(carry(stream, ahead, &conn, exchange, tell)).await;
+        return Served::Closed;
+    }
     // Both futures are boxed: what waits for a first byte is to be small.
     let ended = loop {
         if ahead.is_empty() {
@@ -89,6 +107,10 @@ where
         (stream, ahead) = (spoken.stream, spoken.ahead);
         match spoken.ended {
             Ended::Idle => {}
+            Ended::Http2 => {
+                Box::pin(carry(stream, ahead, &conn, exchange, tell)).await;
+                return Served::Closed;
+            }
             ended @ (Ended::Finished
             | Ended::Broken
             | Ended::Unreadable(..)
@@ -96,8 +118,38 @@ where
             | Ended::Evicted) => break ended,
         }
     };
-    Box::pin(close(stream, &conn, ended, refused)).await;
+    Box::pin(close(stream, &conn, ended, tell)).await;
     Served::Closed
+}
+
+/// Speaks HTTP/2 with a client until the connection ends, and closes it.
+async fn carry<E, F, B>(
+    stream: Stream,
+    ahead: Vec<u8>,
+    conn: &Rc<Conn>,
+    exchange: E,
+    tell: impl Fn(Told),
+) where
+    E: Fn(&Rc<Conn>, Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>> + 'static,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    tell(Told::Http2);
+    let (stream, ended) = h2::speak(stream, ahead, conn, exchange).await;
+    match ended {
+        h2::Ended::Over if conn.has_client_closed() => {}
+        h2::Ended::Over => {
+            if let Some(stream) = stream {
+                linger(stream, conn, LINGER_SHORT).await;
+            }
+        }
+        h2::Ended::Broken => {}
+        h2::Ended::Flooded(flood) => {
+            info!(client = %conn.address(), kind = flood.label(), "sent away: too much that carries nothing");
+            tell(Told::Flooded(flood));
+        }
+    }
 }
 
 /// Closes a connection that was idle for too long.
@@ -148,17 +200,21 @@ struct Spoken {
     ended: Ended,
 }
 
+/// How HTTP/2 begins, as far as it looks like a request. Source: RFC 9113 §3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
 /// Speaks HTTP on a connection until it is idle for a while, or ends.
 async fn speak<E, F, B>(stream: Stream, ahead: Vec<u8>, conn: &Rc<Conn>, exchange: E) -> Spoken
 where
-    E: Fn(Request<Incoming>) -> F,
+    E: Fn(&Rc<Conn>, Request<Incoming>) -> F,
     F: Future<Output = Result<Response<B>, Infallible>>,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     conn.is_wanted_again();
     let io = TokioIo::new(Watched::new(stream, Rc::clone(conn), ahead));
-    let mut http = builder(&conn.settings().limits).serve_connection(io, service_fn(exchange));
+    let service = service_fn(|request| exchange(conn, request));
+    let mut http = builder(&conn.settings().limits).serve_connection(io, service);
     let ended = poll_fn(|cx| {
         conn.wakes(cx.waker());
         let mut has_rested = false;
@@ -205,6 +261,12 @@ where
     let ahead = match &*parts.read_buf {
         [] => kept_back,
         read => [read, &kept_back].concat(),
+    };
+    let is_unreadable = matches!(ended, Ended::Unreadable(..) | Ended::Broken);
+    let ended = if is_unreadable && ahead.starts_with(PREFACE) && conn.may_begin_http2() {
+        Ended::Http2
+    } else {
+        ended
     };
     Spoken {
         stream,
@@ -277,12 +339,12 @@ fn unreadable(conn: &Conn, error: &hyper::Error) -> Option<StatusCode> {
     Some(status.unwrap_or(StatusCode::BAD_REQUEST))
 }
 
-async fn close(stream: Stream, conn: &Conn, ended: Ended, refused: impl Fn(StatusCode)) {
+async fn close(stream: Stream, conn: &Conn, ended: Ended, tell: impl Fn(Told)) {
     let client = conn.address();
     match ended {
         // Nothing is unread or unsent: this is a FIN.
         Ended::Evicted => debug!(%client, "idle, and its place was needed: closed"),
-        Ended::Idle => {}
+        Ended::Idle | Ended::Http2 => {}
         Ended::Finished if conn.has_client_closed() => {}
         Ended::Finished => linger(stream, conn, LINGER).await,
         Ended::Broken => {
@@ -296,7 +358,7 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended, refused: impl Fn(Statu
         }
         Ended::Unreadable(status, reason) => {
             info!(%client, status = status.as_u16(), reason, "request refused");
-            refused(status);
+            tell(Told::Refused(status));
             answer_and_linger(stream, conn, status, reason, LINGER).await;
         }
         Ended::Expired(Wait::NextRequest) => {
@@ -307,7 +369,7 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended, refused: impl Fn(Statu
         Ended::Expired(Wait::RequestHead) if conn.has_request_line() => {
             let status = StatusCode::REQUEST_TIMEOUT;
             info!(%client, status = status.as_u16(), reason = "the request's head did not come in time", "request refused");
-            refused(status);
+            tell(Told::Refused(status));
             let reason = "The request's head did not come in time.";
             answer_and_linger(stream, conn, status, reason, LINGER_SHORT).await;
         }

@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use http::HeaderName;
+
 use crate::keepalive::KeepAlive;
 
 /// How clients are served.
@@ -33,6 +35,50 @@ pub struct Settings {
     /// Default: off, as Apache httpd answers. Source: `HAProxy`, `option abortonclose`; nginx,
     /// `proxy_ignore_client_abort off`.
     pub abort_on_close: bool,
+
+    /// Whether and how HTTP/2 is spoken.
+    pub http2: Http2,
+
+    /// The header that tells backends the subject of a client's certificate; from clients none of that name
+    /// is taken. `None`: they are not told.
+    ///
+    /// Source: nginx, `proxy_set_header … $ssl_client_s_dn`.
+    pub subject_header: Option<HeaderName>,
+}
+
+/// HTTP/2 with clients: where TLS is spoken if they choose it (ALPN), else if they begin with it (prior
+/// knowledge).
+///
+/// Source: RFC 9113; nginx, `http2`; Apache httpd 2.4, `Protocols h2 h2c`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Whether it is spoken.
+    ///
+    /// Default: on.
+    pub enabled: bool,
+
+    /// How many requests there may be at once on one connection; more are refused
+    /// (`REFUSED_STREAM`), which proves to the client that it may send them again.
+    ///
+    /// Default: 100. Source: nginx, `http2_max_concurrent_streams` (128); Apache httpd 2.4,
+    /// `H2MaxSessionStreams` (100).
+    pub max_streams: u32,
+
+    /// Bytes of one request's header list, decoded, with 32 more for each field (RFC 9113 §6.5.2). A
+    /// request with more is answered 431.
+    ///
+    /// Default: 64 KiB.
+    pub max_header_list: u32,
+}
+
+impl Default for Http2 {
+    fn default() -> Http2 {
+        Http2 {
+            enabled: true,
+            max_streams: 100,
+            max_header_list: 64 * 1024,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -43,6 +89,8 @@ impl Default for Settings {
             read_timeout: ReadTimeout::default(),
             limits: Limits::default(),
             abort_on_close: false,
+            http2: Http2::default(),
+            subject_header: None,
         }
     }
 }
@@ -184,6 +232,12 @@ pub struct Overrides {
     pub body: Option<Option<u64>>,
     /// [`Settings::abort_on_close`].
     pub abort_on_close: Option<bool>,
+    /// [`Http2::enabled`].
+    pub http2: Option<bool>,
+    /// [`Http2::max_streams`].
+    pub http2_max_streams: Option<u32>,
+    /// [`Http2::max_header_list`].
+    pub http2_max_header_list: Option<u32>,
 }
 
 impl Overrides {
@@ -207,6 +261,14 @@ impl Overrides {
                 body: self.body.unwrap_or(limits.body),
             },
             abort_on_close: self.abort_on_close.unwrap_or(base.abort_on_close),
+            http2: Http2 {
+                enabled: self.http2.unwrap_or(base.http2.enabled),
+                max_streams: self.http2_max_streams.unwrap_or(base.http2.max_streams),
+                max_header_list: self
+                    .http2_max_header_list
+                    .unwrap_or(base.http2.max_header_list),
+            },
+            subject_header: base.subject_header.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::ops::Range;
 
+use http::HeaderName;
 use toml::de::DeTable;
 
 use super::file::{is_empty, several, single};
@@ -24,8 +25,13 @@ pub(super) fn client(
     let keep_alive = keep_alive(reader, &section, KeepAlive::CLIENT);
     let mut overrides = common(reader, &section);
     limits_of_head(reader, &section, &mut overrides);
+    http2(reader, &section, &mut overrides);
+    let subject_header = reader.read(&section, "tls_subject_header", |scalar| {
+        HeaderName::from_bytes(scalar.text.as_bytes()).map_err(|_| "no name that a header can have")
+    });
     let settings = Settings {
         keep_alive,
+        subject_header,
         ..overrides.over(&Settings::default())
     };
     let most = number(reader, &section, "max_connections");
@@ -36,7 +42,14 @@ pub(super) fn client(
 pub(super) fn of_listener(reader: &mut Reader<'_>, section: &Section<'_>) -> Overrides {
     let mut overrides = overrides(reader, section);
     limits_of_head(reader, section, &mut overrides);
+    http2(reader, section, &mut overrides);
     overrides
+}
+
+fn http2(reader: &mut Reader<'_>, section: &Section<'_>, overrides: &mut Overrides) {
+    overrides.http2 = switch(reader, section, "http2");
+    overrides.http2_max_streams = number(reader, section, "http2_max_streams");
+    overrides.http2_max_header_list = number(reader, section, "http2_max_header_list");
 }
 
 /// What is asked for otherwise on a listener or for a host.

@@ -11,7 +11,7 @@ use super::keys::{self, TABLES};
 use super::read::{Reader, Section, in_order, type_noun};
 use super::report::{Finding, nearest, quoted};
 use super::values::{list, number, time};
-use super::{SHUTDOWN_TIMEOUT, access_log, address, admin, client, routes, upstreams};
+use super::{SHUTDOWN_TIMEOUT, access_log, address, admin, client, doors, routes, upstreams};
 use crate::server::{self, ListenerSettings};
 
 /// A value and the place it was read from.
@@ -27,7 +27,9 @@ pub(super) fn settings(root: &DeTable<'_>, reader: &mut Reader<'_>) -> server::S
     let admin = admin::admin(root, reader);
     let access_log = access_log::access_log(root, reader);
     let (client, max_clients) = client::client(root, reader);
-    let listeners = listeners(root, reader);
+    let certificates = doors::certificates(root, reader);
+    let has_certificates = !is_empty(root.get(keys::CERTIFICATES.key));
+    let listeners = listeners(root, has_certificates, reader);
     let hosts = client::hosts(root, reader);
     let upstreams = upstreams::upstreams(root, reader);
     let routes = routes::routes(root, &upstreams, reader);
@@ -39,6 +41,7 @@ pub(super) fn settings(root: &DeTable<'_>, reader: &mut Reader<'_>) -> server::S
         max_clients,
         admin,
         access_log,
+        certificates,
         listeners,
         hosts,
         routes,
@@ -111,13 +114,18 @@ fn server_section(
     )
 }
 
-fn listeners(root: &DeTable<'_>, reader: &mut Reader<'_>) -> Vec<ListenerSettings> {
+fn listeners(
+    root: &DeTable<'_>,
+    has_certificates: bool,
+    reader: &mut Reader<'_>,
+) -> Vec<ListenerSettings> {
     let mut listeners: Vec<Placed<ListenerSettings>> = Vec::new();
     let sections = several(root, &keys::LISTENERS, reader);
     let none = sections.is_empty();
     for section in sections {
         let address = reader.read(&section, "address", |scalar| address::listen(&scalar.text));
         let client = client::of_listener(reader, &section);
+        let tls = doors::tls(reader, &section, has_certificates);
         let (Some(address), Some(span)) = (address, section.value_span("address")) else {
             continue;
         };
@@ -132,7 +140,11 @@ fn listeners(root: &DeTable<'_>, reader: &mut Reader<'_>) -> Vec<ListenerSetting
                     .help("remove one of them"),
             ),
             None => listeners.push(Placed {
-                value: ListenerSettings { address, client },
+                value: ListenerSettings {
+                    address,
+                    client,
+                    tls,
+                },
                 span,
             }),
         }

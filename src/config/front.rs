@@ -1,6 +1,7 @@
 //! The settings of the proxy as a whole, of its client side and of the routes: the first half of the
 //! list in [`keys`](super::keys).
 
+use super::doors;
 use super::setting::{Default, Setting, Table, Takes};
 
 /// `[server]`.
@@ -63,6 +64,10 @@ pub const CLIENT: Table = Table {
         LIMIT_REQUEST_FIELD_SIZE,
         LIMIT_REQUEST_BODY,
         ABORT_ON_CLOSE,
+        doors::HTTP2,
+        doors::MAX_STREAMS,
+        doors::MAX_HEADER_LIST,
+        doors::SUBJECT_HEADER,
         MAX_CONNECTIONS,
     ],
 };
@@ -145,6 +150,13 @@ pub const LISTENERS: Table = Table {
             here is for those of this address; what is left out is as in `[client]`.",
     settings: &[
         ADDRESS,
+        doors::TLS,
+        doors::MIN_VERSION,
+        doors::HANDSHAKE_TIMEOUT,
+        doors::CLIENT_CERTIFICATE,
+        doors::CLIENT_CA,
+        doors::SESSION_TICKETS,
+        doors::KEY_LOG,
         KEEP_ALIVE.inherited(),
         MAX_KEEP_ALIVE_REQUESTS.inherited(),
         KEEP_ALIVE_TIMEOUT.inherited(),
@@ -155,6 +167,9 @@ pub const LISTENERS: Table = Table {
         LIMIT_REQUEST_FIELD_SIZE.inherited(),
         LIMIT_REQUEST_BODY.inherited(),
         ABORT_ON_CLOSE.inherited(),
+        doors::HTTP2.inherited(),
+        doors::MAX_STREAMS.inherited(),
+        doors::MAX_HEADER_LIST.inherited(),
     ],
 };
 

@@ -4,16 +4,18 @@
 //! The one list that the reader of the file, its messages and `docs/settings.md` go by. The
 //! values themselves live in the settings types of each part; a test holds the two together.
 
+pub use super::doors::CERTIFICATES;
 pub use super::front::{ACCESS_LOG, ADMIN, CLIENT, HOSTS, LISTENERS, ROUTES, SERVER};
 pub use super::setting::{Default, Setting, Table, Takes};
 use super::{closing, sockets, split, transport};
 
 /// All tables, in the order they are explained.
-pub const TABLES: [&Table; 9] = [
+pub const TABLES: [&Table; 10] = [
     &SERVER,
     &ADMIN,
     &ACCESS_LOG,
     &CLIENT,
+    &CERTIFICATES,
     &LISTENERS,
     &HOSTS,
     &ROUTES,

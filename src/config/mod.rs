@@ -22,6 +22,7 @@ pub mod address;
 mod admin;
 mod client;
 mod closing;
+mod doors;
 mod effective;
 mod env;
 mod file;

@@ -110,6 +110,8 @@ pub enum Takes {
     FileOr(&'static [&'static str]),
     /// The name of a host.
     Name,
+    /// The name of a header.
+    Header,
     /// A list of name servers.
     NameServers,
     /// A range of ports.
@@ -204,6 +206,7 @@ impl Takes {
             Takes::Addresses => "a list of IP addresses",
             Takes::File | Takes::FileOr(_) => "the path of a file",
             Takes::Name => "the name of a host",
+            Takes::Header => "the name of a header",
             Takes::NameServers => "a list of name servers",
             Takes::Ports => "a range of ports",
             Takes::Device => "the name of a network device",
@@ -285,6 +288,7 @@ impl Takes {
                 format!("{}, or {}", Takes::File.allowed(), words.join(" or "))
             }
             Takes::Name => "a name such as \"app.example\"".to_owned(),
+            Takes::Header => "a name such as \"X-Client-Subject\"".to_owned(),
             Takes::NameServers => {
                 "a list of addresses, such as [\"10.0.0.2\", \"[::1]:5353\"]; port 53 unless given"
                     .to_owned()
@@ -314,6 +318,7 @@ impl Takes {
             Takes::Listen | Takes::ListenOrUnix | Takes::Server => "address",
             Takes::Servers | Takes::Addresses | Takes::NameServers | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
+            Takes::Header => "header",
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
             Takes::Ports => "ports",
             Takes::Device | Takes::Upstream => "name",
@@ -340,6 +345,7 @@ impl Takes {
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
+            | Takes::Header
             | Takes::NameServers
             | Takes::Ports
             | Takes::Device
@@ -369,6 +375,7 @@ impl Takes {
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
+            | Takes::Header
             | Takes::NameServers
             | Takes::Ports
             | Takes::Device

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
+use http::HeaderName;
 use proptest::prelude::*;
 
 use super::*;
@@ -11,7 +12,9 @@ use crate::client;
 use crate::keepalive::KeepAlive;
 use crate::log::{self, Destination, Format};
 use crate::lookup;
-use crate::net::{PortRange, Probes, SocketOptions};
+use crate::net::{
+    CertificateSource, ClientAuth, MinVersion, PortRange, Probes, ServerTlsSettings, SocketOptions,
+};
 use crate::pool;
 use crate::route::RouteSettings;
 
@@ -86,6 +89,7 @@ fn the_least_file_is_all_defaults() {
         max_clients: None,
         admin: None,
         access_log: None,
+        certificates: Vec::new(),
         listeners: vec![address.into()],
         hosts: Vec::new(),
         routes: vec![RouteSettings {
@@ -847,6 +851,10 @@ fn every_setting_of_clients_arrives() {
         limit_request_body = "1m"
         request_read_timeout = "header=0"
         abort_on_close = "On"
+        http2 = "off"
+        http2_max_streams = 10
+        http2_max_header_list = "16K"
+        tls_subject_header = "X-Subject"
         max_connections = 5000
         {LISTENER}{UPSTREAM}"#
     ));
@@ -870,6 +878,12 @@ fn every_setting_of_clients_arrives() {
                 ..client::ReadTimeout::default()
             },
             abort_on_close: true,
+            http2: client::Http2 {
+                enabled: false,
+                max_streams: 10,
+                max_header_list: 16 * 1024,
+            },
+            subject_header: Some(HeaderName::from_static("x-subject")),
         }
     );
     assert_eq!(settings.max_clients, NonZeroU32::new(5000));
@@ -937,4 +951,80 @@ fn what_is_wrong_with_a_virtual_host_is_said() {
             (13, "a virtual host has no names"),
         ],
     );
+}
+
+#[test]
+fn listeners_speak_tls_with_the_certificates_there_are() {
+    let settings = sound(&format!(
+        r#"[[certificates]]
+        certificate = "shop.pem"
+        key = "shop.key"
+        ocsp = "shop.ocsp"
+        [[certificates]]
+        self_signed = ["localhost", "*.shop.example"]
+        [[listeners]]
+        address = "127.0.0.1:8443"
+        tls = true
+        tls_min_version = "1.3"
+        tls_handshake_timeout = "3s"
+        tls_client_certificate = "optional"
+        tls_client_ca = "ca.pem"
+        tls_session_tickets = false
+        {LISTENER}{UPSTREAM}"#
+    ));
+    assert_eq!(
+        settings.certificates,
+        [
+            CertificateSource::Files {
+                certificate: "shop.pem".into(),
+                key: "shop.key".into(),
+                staple: Some("shop.ocsp".into()),
+            },
+            CertificateSource::SelfSigned(vec!["localhost".into(), "*.shop.example".into()]),
+        ]
+    );
+    let tls: Vec<_> = settings.listeners.iter().map(|one| &one.tls).collect();
+    let expected = ServerTlsSettings {
+        min_version: MinVersion::Tls13,
+        client_auth: Some((ClientAuth::Optional, "ca.pem".into())),
+        tickets: false,
+        handshake_timeout: Duration::from_secs(3),
+        ..ServerTlsSettings::default()
+    };
+    assert_eq!(tls, [&Some(expected), &None]);
+}
+
+#[test]
+fn what_is_wrong_with_tls_towards_clients_is_said_with_what_to_do() {
+    for (text, said) in [
+        (
+            "tls = true",
+            "a listener speaks TLS, and there is no certificate",
+        ),
+        (
+            "tls_min_version = \"1.3\"",
+            "a listener has `tls_min_version` and speaks no TLS",
+        ),
+        (
+            "tls = true\ntls_client_certificate = \"require\"\n[[certificates]]\nself_signed = [\"a\"]",
+            "clients are asked for a certificate, and none would be trusted",
+        ),
+        (
+            "tls = true\ntls_client_ca = \"ca.pem\"\n[[certificates]]\nself_signed = [\"a\"]",
+            "`tls_client_ca` is there, and no client is asked for a certificate",
+        ),
+        (
+            "[[certificates]]\ncertificate = \"a.pem\"",
+            "a certificate is there without its `key`",
+        ),
+        (
+            "[[certificates]]\nself_signed = [\"a\"]\nkey = \"a.key\"",
+            "a certificate is both read from files and made here",
+        ),
+    ] {
+        let text = format!("{LISTENER}{text}\n{UPSTREAM}");
+        let report = read(&text).expect_err(&text).to_string();
+        assert!(report.contains(said), "{text}\n{report}");
+        assert!(report.contains("help"), "{report}");
+    }
 }

@@ -32,7 +32,10 @@ pub use options::{
 };
 pub use socket::{Peer, Socket, Stream};
 pub use sockopt::{PathFacts, own_network, own_processes, tunnel};
-pub use tls::{Offer, Shaken, Tls, TlsError, TlsSettings};
+pub use tls::{
+    CertificateSource, ClientAuth, Greeted, HandshakeFault, MinVersion, Offer, Prepared, Served,
+    ServerTls, ServerTlsSettings, Shaken, Shown, Tls, TlsError, TlsSettings,
+};
 pub use wire::{Moving, Raw, Wire};
 
 /// Where a client connected from. Not to be mistaken for a [`BackendAddr`].

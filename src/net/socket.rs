@@ -162,6 +162,11 @@ impl Socket {
         self.frames.set(true);
     }
 
+    /// It does not any more: what is said of its end from here on is said of the connection's.
+    pub fn carries_no_frames(&self) {
+        self.frames.set(false);
+    }
+
     /// Our address on it, if it is of TCP and still connected.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self.wire.borrow().raw() {
@@ -288,7 +293,16 @@ impl Socket {
     }
 
     /// A message's head goes out next: its names are those noted on the socket it came in by.
+    ///
+    /// Over HTTP/2 names are in lower case (RFC 9113 §8.2): from there none are taken.
     pub fn send_head_from(&self, source: &Socket) {
+        if self.frames.get() {
+            return;
+        }
+        if source.frames.get() {
+            self.send_own_head();
+            return;
+        }
         self.outgoing.borrow_mut().stop();
         self.outgoing.swap(&source.incoming);
         self.head_follows.set(true);
@@ -296,12 +310,18 @@ impl Socket {
 
     /// A head of our own goes out next.
     pub fn send_own_head(&self) {
+        if self.frames.get() {
+            return;
+        }
         self.outgoing.borrow_mut().clear();
         self.head_follows.set(true);
     }
 
     /// Takes back the names of a head that never went out.
     pub fn take_head_back(&self, source: &Socket) {
+        if source.frames.get() {
+            return;
+        }
         source.incoming.swap(&self.outgoing);
     }
 
@@ -311,6 +331,9 @@ impl Socket {
             return Poll::Pending;
         }
         let wire = self.wire.borrow();
+        if wire.has_read_ahead() {
+            return Poll::Ready(());
+        }
         let ready = wire.raw().poll_read_ready(cx).map(|_| ());
         self.awaits_event.set(ready.is_pending() && is_registered());
         ready
@@ -337,6 +360,9 @@ impl Socket {
     /// anything was said.
     pub fn peer(&self, probe: bool) -> Peer {
         let wire = self.wire.borrow();
+        if wire.has_read_ahead() {
+            return Peer::Spoke;
+        }
         let raw = wire.raw();
         let seen = if probe {
             raw.peek()

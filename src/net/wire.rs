@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -72,6 +73,24 @@ impl Raw {
             Raw::Tcp(stream) => stream.poll_read_ready(cx),
             Raw::Unix(stream) => stream.poll_read_ready(cx),
             Raw::Away => Poll::Ready(Err(away())),
+        }
+    }
+
+    /// The first byte that has come, which stays to be read; `None` is the peer's FIN.
+    pub(super) fn poll_first_byte(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            let mut byte = [0];
+            let peeked = self.try_io(Interest::READABLE, || {
+                let (length, _) = recv(self, &mut byte, RecvFlags::PEEK)?;
+                Ok(length)
+            });
+            match peeked {
+                Ok(0) => return Poll::Ready(Ok(None)),
+                Ok(_) => return Poll::Ready(Ok(Some(byte[0]))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
     }
 
@@ -204,6 +223,17 @@ impl Wire {
         matches!(self, Wire::Tls(_))
     }
 
+    /// Whether something of a client's was read from the socket that nobody has asked for yet.
+    pub(super) fn has_read_ahead(&self) -> bool {
+        match self {
+            Wire::Plain(_) => false,
+            // It wants nothing more to read while there is something to be handed on, or at the end.
+            Wire::Tls(tls) => {
+                matches!(&**tls, TlsStream::Server(tls) if !tls.get_ref().1.wants_read())
+            }
+        }
+    }
+
     /// Whether nothing that was taken for writing is kept back.
     pub(super) fn is_flushed(&self) -> bool {
         match self {
@@ -246,6 +276,12 @@ impl Wire {
                 Wire::Tls(tls)
             }
         })
+    }
+}
+
+impl From<TcpStream> for Raw {
+    fn from(stream: TcpStream) -> Raw {
+        Raw::Tcp(stream)
     }
 }
 

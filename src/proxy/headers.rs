@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Method, Uri, Version, request, response};
 
 use super::Failure;
+use super::target::{check_host, check_size, check_target};
 use crate::backend::Forwarded;
 use crate::client::Limits;
 use crate::keepalive::{KeepAlive, Verdict};
@@ -163,6 +164,9 @@ impl RequestFacts {
             trailers: false,
             ends: false,
         };
+        if parts.version == Version::HTTP_2 {
+            check_size(parts, limits)?;
+        }
         let mut hosts = 0;
         let (mut last, mut joined) = (None, 0);
         for (name, value) in &parts.headers {
@@ -201,6 +205,8 @@ impl RequestFacts {
             }
         }
         match hosts {
+            // RFC 9113 §8.3.1: over HTTP/2 it is part of the target.
+            0 if parts.version == Version::HTTP_2 && parts.uri.authority().is_some() => Ok(facts),
             0 if facts.http_11 => Err(Failure::BadRequest("A Host header is missing.")),
             0 | 1 => Ok(facts),
             _ => Err(Failure::BadRequest("There is more than one Host header.")),
@@ -224,65 +230,6 @@ impl RequestFacts {
     pub fn ends_unknown_length_by_close(&self) -> bool {
         !self.http_11
     }
-}
-
-fn check_target(uri: &Uri) -> Result<(), Failure> {
-    let Some(authority) = uri.authority() else {
-        return Ok(());
-    };
-    match uri.scheme_str() {
-        Some("http" | "https") if is_host(authority.as_str().as_bytes()) => Ok(()),
-        Some("http" | "https") => Err(Failure::BadRequest(
-            "The request target's host is not a host.",
-        )),
-        Some(_) => Err(Failure::BadRequest(
-            "The request target's scheme is not http.",
-        )),
-        // RFC 9112 §3.2.3: a bare authority is for CONNECT only.
-        None => Err(Failure::BadRequest("The request target is not a path.")),
-    }
-}
-
-fn check_host(value: &HeaderValue) -> Result<(), Failure> {
-    if is_host(value.as_bytes()) {
-        Ok(())
-    } else {
-        Err(Failure::BadRequest("The Host header is not a host."))
-    }
-}
-
-/// RFC 3986 §3.2.2 and §3.2.3: a name or an address in brackets, maybe a port. Without user
-/// information, and without percent-encoding, which names on the net do not have: two programs that
-/// take it differently would take the request for different hosts.
-fn is_host(text: &[u8]) -> bool {
-    let (host, after) = match text {
-        [b'[', rest @ ..] => {
-            let Some(end) = rest.iter().position(|&byte| byte == b']') else {
-                return false;
-            };
-            let fits = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
-            if end == 0 || !rest[..end].iter().all(fits) {
-                return false;
-            }
-            (&rest[..end], &rest[end + 1..])
-        }
-        text => {
-            let end = text.iter().position(|&byte| byte == b':');
-            let (host, after) = text.split_at(end.unwrap_or(text.len()));
-            let fits =
-                |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte);
-            if !host.iter().all(fits) {
-                return false;
-            }
-            (host, after)
-        }
-    };
-    let is_port = match after {
-        [] => true,
-        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    !host.is_empty() && is_port
 }
 
 /// The framing is stated anew: what was coded otherwise than by chunks would lose its label.
@@ -325,6 +272,10 @@ fn has_token(value: &HeaderValue, token: &[u8]) -> bool {
 pub struct Introduction<'a> {
     /// The client's IP address.
     pub client: &'a HeaderValue,
+    /// What it speaks: `http` or `https`.
+    pub scheme: &'static str,
+    /// The header for the subject of its certificate, and that, if it has shown one.
+    pub subject: Option<(&'a HeaderName, Option<&'a HeaderValue>)>,
     /// Which headers name the client.
     pub forwarded: Forwarded,
     /// The `Host` to send instead of the client's, or where it sent none.
@@ -364,6 +315,15 @@ pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: 
         }
         parts.uri = origin_form(&parts.uri);
     }
+    if parts.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    if let Some((name, subject)) = intro.subject {
+        headers.remove(name);
+        if let Some(subject) = subject {
+            headers.insert(name, subject.clone());
+        }
+    }
     introduce(headers, intro);
     if intro.chunked {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -374,6 +334,21 @@ pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: 
     }
     say_wish(headers, intro.wish);
     parts.version = Version::HTTP_11;
+}
+
+/// Over HTTP/2 a cookie header may come in crumbs, which nobody else puts together. Source: RFC 9113 §8.2.3.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    let joined = HeaderValue::from_maybe_shared(Bytes::from(joined));
+    headers.insert(COOKIE, joined.expect("parts of header values make one"));
 }
 
 /// Says in a request that was rewritten for one connection what is wished for another.
@@ -410,11 +385,11 @@ fn origin_form(uri: &Uri) -> Uri {
 fn introduce(headers: &mut HeaderMap, intro: &Introduction<'_>) {
     let named = headers.get(HOST).cloned();
     match intro.forwarded {
-        Forwarded::XForwarded => x_forwarded(headers, intro.client, named.as_ref()),
-        Forwarded::Rfc7239 => forwarded(headers, intro.client, named.as_ref()),
+        Forwarded::XForwarded => x_forwarded(headers, intro, named.as_ref()),
+        Forwarded::Rfc7239 => forwarded(headers, intro, named.as_ref()),
         Forwarded::Both => {
-            x_forwarded(headers, intro.client, named.as_ref());
-            forwarded(headers, intro.client, named.as_ref());
+            x_forwarded(headers, intro, named.as_ref());
+            forwarded(headers, intro, named.as_ref());
         }
         Forwarded::Off => {}
     }
@@ -426,18 +401,18 @@ fn introduce(headers: &mut HeaderMap, intro: &Introduction<'_>) {
 }
 
 /// `X-Forwarded-For` grows by the client's address; the other two say what this proxy saw.
-fn x_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<&HeaderValue>) {
-    let list = grown(headers, &X_FORWARDED_FOR, client);
+fn x_forwarded(headers: &mut HeaderMap, intro: &Introduction<'_>, host: Option<&HeaderValue>) {
+    let list = grown(headers, &X_FORWARDED_FOR, intro.client);
     headers.insert(X_FORWARDED_FOR, list);
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(intro.scheme));
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
 }
 
-fn forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<&HeaderValue>) {
+fn forwarded(headers: &mut HeaderMap, intro: &Introduction<'_>, host: Option<&HeaderValue>) {
     let mut element = String::with_capacity(64);
-    let client = client.to_str().unwrap_or("unknown");
+    let client = intro.client.to_str().unwrap_or("unknown");
     // RFC 7239 §6: an IPv6 address stands in brackets and quotes.
     let written = if client.contains(':') {
         write!(element, "for=\"[{client}]\"")
@@ -451,7 +426,8 @@ fn forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<&Header
         element.push_str(host);
         element.push('"');
     }
-    element.push_str(";proto=http");
+    element.push_str(";proto=");
+    element.push_str(intro.scheme);
     let element = HeaderValue::from_maybe_shared(Bytes::from(element))
         .unwrap_or(HeaderValue::from_static("for=unknown"));
     let list = grown(headers, &FORWARDED, &element);
@@ -625,6 +601,8 @@ mod tests {
         let address = HeaderValue::from_static("10.0.0.1:9000");
         let mut intro = Introduction {
             client: &client,
+            scheme: "http",
+            subject: None,
             forwarded: Forwarded::Off,
             host: None,
             address: &address,
@@ -744,6 +722,8 @@ mod tests {
         let facts = RequestFacts::read(&parts, &Limits::default()).unwrap();
         let intro = Introduction {
             client: &own,
+            scheme: "http",
+            subject: None,
             forwarded: Forwarded::XForwarded,
             host: Some(&own),
             address: &own,
@@ -779,10 +759,20 @@ mod tests {
         let v6 = HeaderValue::from_static("2001:db8::1");
         let mut headers = HeaderMap::new();
         headers.insert(FORWARDED, HeaderValue::from_static("for=a"));
-        forwarded(&mut headers, &v6, None);
+        let intro = Introduction {
+            client: &v6,
+            scheme: "https",
+            subject: None,
+            forwarded: Forwarded::Rfc7239,
+            host: None,
+            address: &v6,
+            wish: Wish::None,
+            chunked: false,
+        };
+        forwarded(&mut headers, &intro, None);
         assert_eq!(
             headers[FORWARDED],
-            "for=a, for=\"[2001:db8::1]\";proto=http"
+            "for=a, for=\"[2001:db8::1]\";proto=https"
         );
     }
 

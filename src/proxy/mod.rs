@@ -9,24 +9,25 @@ pub mod headers;
 mod layout;
 mod record;
 mod replay;
+mod report;
 pub mod retry;
+mod target;
 mod upstream;
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
-use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri, Version, request};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use crate::account::Outcome;
 use crate::backend::{self, SendError};
@@ -40,6 +41,7 @@ use body::BackendLease;
 use headers::{ClientConnection, Introduction, RequestFacts, Wish};
 use record::Record;
 use replay::Replay;
+use report::{Chain, report};
 use retry::{Attempt, Proof};
 use upstream::{Backend, Upstream};
 
@@ -244,18 +246,14 @@ impl Proxy {
         };
         let (backend, mut lease, mut asked) = leased?;
         record.has(&mut lease, asked);
-        headers::forward_request(
-            &mut parts,
-            facts,
-            &Introduction {
-                client: client.ip(),
-                forwarded: upstream.settings().forwarded,
-                host: (!upstream.settings().preserve_host).then_some(&backend.host),
-                address: &backend.host,
-                wish: wish(&lease, upstream.settings()),
-                chunked: !body.is_end_stream() && length.is_none(),
-            },
-        );
+        let wish_of = |lease: &BackendLease| wish(lease, upstream.settings());
+        let chunked = !body.is_end_stream() && length.is_none();
+        let introduction = Introduction {
+            wish: wish_of(&lease),
+            chunked,
+            ..introduction(client, upstream, backend)
+        };
+        headers::forward_request(&mut parts, facts, &introduction);
         let timeout = upstream.settings().timeout;
         let mut request = Request::from_parts(parts, RequestBody::of(body, client, timeout));
         let mut before = 0;
@@ -322,7 +320,7 @@ impl Proxy {
             backend.tally.sent_again(proof as usize);
             before += 1;
             request = again;
-            headers::say_another_wish(request.headers_mut(), wish(&lease, upstream.settings()));
+            headers::say_another_wish(request.headers_mut(), wish_of(&lease));
         }
     }
 }
@@ -360,6 +358,36 @@ async fn another(
     } else {
         backend.lease_fresh(wants.identity).await
     }
+}
+
+/// What a backend is told of a client.
+fn introduction<'a>(
+    client: &'a Conn,
+    upstream: &Upstream,
+    backend: &'a Backend,
+) -> Introduction<'a> {
+    let settings = upstream.settings();
+    Introduction {
+        client: client.ip(),
+        subject: subject(client),
+        scheme: if client.socket().is_tls() {
+            "https"
+        } else {
+            "http"
+        },
+        forwarded: settings.forwarded,
+        host: (!settings.preserve_host).then_some(&backend.host),
+        address: &backend.host,
+        wish: Wish::None,
+        chunked: false,
+    }
+}
+
+/// Where the subject of the client's certificate is told, and which it is.
+fn subject(client: &Conn) -> Option<(&HeaderName, Option<&HeaderValue>)> {
+    let name = client.settings().subject_header.as_ref()?;
+    let greeted = client.greeting();
+    Some((name, greeted.and_then(|greeted| greeted.subject.as_ref())))
 }
 
 /// What the request tells the backend of its connection.
@@ -467,17 +495,14 @@ fn relay(
     record.answers(parts.status.as_u16(), Outcome::Answered, Instant::now());
     lease.conn().give_names_to(client.socket());
     let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
-    let kept = headers::say_connection(
+    let status = parts.status.as_u16();
+    say_connection(
+        client,
         &mut parts.headers,
         Some(request),
-        &ClientConnection {
-            keep_alive: &client.settings().keep_alive,
-            exchange: client.exchange(),
-            length_known,
-            ends: ends(client) || request.ends || drops_connection(parts.status.as_u16()),
-        },
+        length_known,
+        request.ends || drops_connection(status),
     );
-    client.promises(kept);
     if !length_known && request.ends_unknown_length_by_close() {
         client.response_ends_with_connection();
     }
@@ -520,44 +545,33 @@ fn refusal(
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
+    let ends = request.is_some_and(|request| request.ends) || failure.ends_client_connection();
+    say_connection(client, headers, request, true, ends);
+    response
+}
+
+/// Says in a response's head whether the client's connection is kept, and notes it. Over HTTP/2 heads say
+/// nothing of that (RFC 9113 §8.2.2).
+fn say_connection(
+    client: &Conn,
+    headers: &mut HeaderMap,
+    request: Option<&RequestFacts>,
+    length_known: bool,
+    ends: bool,
+) {
+    if client.is_one_of_many() {
+        client.promises(true);
+        return;
+    }
     let kept = headers::say_connection(
         headers,
         request,
         &ClientConnection {
             keep_alive: &client.settings().keep_alive,
             exchange: client.exchange(),
-            length_known: true,
-            ends: ends(client)
-                || request.is_some_and(|request| request.ends)
-                || failure.ends_client_connection(),
+            length_known,
+            ends: ends || self::ends(client),
         },
     );
     client.promises(kept);
-    response
-}
-
-/// Says once in the log what failed and why, as loud as it is our side's fault.
-fn report(client: &Conn, method: &Method, target: &Uri, failure: &Failure) {
-    let (client, status, reason) = (client.address(), failure.status(), Chain(failure));
-    let code = status.as_u16();
-    if status.is_server_error() {
-        warn!(%client, %method, %target, status = code, %reason, "request failed");
-    } else {
-        info!(%client, %method, %target, status = code, %reason, "request refused");
-    }
-}
-
-/// An error with all its sources, on one line.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
-    }
 }

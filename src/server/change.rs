@@ -332,6 +332,7 @@ mod tests {
             max_clients: None,
             admin: None,
             access_log: None,
+            certificates: Vec::new(),
             listeners: Vec::new(),
             hosts: Vec::new(),
             routes: Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::account::{Arm, LineFigures, PoolFigures};
-use crate::net::{BackendAddr, PortRange};
+use crate::net::{BackendAddr, PortRange, Served};
 use crate::proxy::{ServerCommon, Share, UpstreamPlan};
 use crate::split::Split;
 
@@ -116,6 +116,8 @@ fn add(common: &ServerCommon, sum: &mut PoolFigures) {
 pub(super) struct Book {
     upstreams: Mutex<Vec<UpstreamFigures>>,
     listeners: Mutex<Vec<SocketAddr>>,
+    /// The certificates that are shown to clients.
+    pub(super) served: Arc<Served>,
 }
 
 impl Book {

@@ -7,20 +7,20 @@ use std::sync::{Arc, mpsc as std_mpsc};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 use tracing::{info, warn};
 
-use super::change::{self, Changes, Moves, UpstreamChange};
+use super::change::{self, Changes, UpstreamChange};
+use super::doors::{self, Doors};
 use super::figures::Book;
+use super::plan::plan;
 use super::{Settings, StartError, load_tls, router};
 use crate::account::Tallies;
 use crate::backend::{self, Protocol};
 use crate::client::Policy;
 use crate::lookup::{Found, LookUpError, Origin, Place, Resolver, Schedule};
 use crate::net::{Listening, Tls};
-use crate::pool::Common;
-use crate::proxy::{Layout, ServerCommon, Target, UpstreamPlan};
-use crate::split::Split;
+use crate::proxy::{Layout, Target, UpstreamPlan};
 use crate::worker::{Listener, Orders};
 
 /// Settings to put into effect, and where to say what came of it.
@@ -59,6 +59,7 @@ async fn keep(start: Start) {
     let mut stopped = stop.clone();
     let mut keeper = Keeper {
         tallies: start.tallies,
+        doors: Doors::of(Arc::clone(&start.book.served)),
         book: start.book,
         settings: start.settings.clone(),
         resolver: None,
@@ -81,6 +82,7 @@ async fn keep(start: Start) {
     if start.started.send(started).is_err() || failed {
         return;
     }
+    let mut refreshing = interval(doors::LOOK_EVERY);
     loop {
         let due = keeper.due();
         tokio::select! {
@@ -100,6 +102,7 @@ async fn keep(start: Start) {
                 }
             }
             () = at(due) => keeper.look_up_due(),
+            _ = refreshing.tick() => keeper.doors.refresh(),
         }
     }
 }
@@ -121,6 +124,7 @@ struct Keeper {
     listeners: Vec<Arc<Listening>>,
     /// How the clients of each are served.
     policies: Vec<Arc<Policy>>,
+    doors: Doors,
     /// Made when there is a name.
     resolver: Option<Resolver>,
     /// As in the settings.
@@ -163,6 +167,7 @@ impl Keeper {
         let routes = router(&settings).map_err(|fault| faults.push(fault)).ok();
         check_limits(&settings, self.tallies.workers, &mut faults);
         let tls = self.load_tls(&settings, &mut faults);
+        let doors = self.doors.load(&settings, &mut faults);
         let known = self.known(&settings);
         let (resolver, results) = look_up_all(&settings, &known).await;
         let now = Instant::now();
@@ -204,14 +209,14 @@ impl Keeper {
             check_sockets(&settings, &servers, &mut faults);
         }
         let listeners = self.listen(&settings, &mut faults);
-        let (Some(routes), true) = (routes, faults.is_empty()) else {
+        let (Some(routes), Some(doors), true) = (routes, doors, faults.is_empty()) else {
             return Err(faults);
         };
         if !self.listeners.is_empty() {
             self.say_new(&listeners);
         }
         self.listeners = listeners;
-        self.policies = settings.policies();
+        self.policies = self.doors.put(doors, &settings);
         self.resolver = resolver;
         // They have all just been looked up.
         self.looking = JoinSet::new();
@@ -532,66 +537,6 @@ async fn look_up_all(settings: &Settings, known: &[Vec<Place>]) -> (Option<Resol
 fn targets(settings: &backend::Settings, servers: &[Server], tls: Option<&Tls>) -> Vec<Target> {
     let known = servers.iter().map(|server| &server.places[..]);
     change::targets(settings.servers.iter().zip(known), tls)
-}
-
-/// The plan of an upstream, and what it changes: of what there was, all that can stay stays.
-fn plan(
-    settings: &backend::Settings,
-    targets: Vec<Target>,
-    old: Option<&Arc<UpstreamPlan>>,
-    tallies: &Tallies,
-) -> (Arc<UpstreamPlan>, Option<UpstreamChange>) {
-    let before: Vec<_> = old
-        .iter()
-        .flat_map(|old| old.servers.iter().map(|(target, _)| target.clone()))
-        .collect();
-    if let Some(old) = old
-        && old.settings == *settings
-        && before == targets
-    {
-        return (Arc::clone(old), None);
-    }
-    let tls = |targets: &[Target]| targets.first().and_then(|target| target.tls.clone());
-    let keeps = old.is_some_and(|old| settings.can_use_connections_of(&old.settings))
-        && (before.is_empty() || tls(&before) == tls(&targets));
-    let places = if keeps {
-        change::carried_over(&before, &targets)
-    } else {
-        vec![None; targets.len()]
-    };
-    let moves = Moves::between(&before, &targets);
-    let change = match old {
-        None => UpstreamChange::Came,
-        Some(_) if keeps => UpstreamChange::Changed(moves),
-        Some(_) => UpstreamChange::Renewed(moves),
-    };
-    let common = |place: Option<usize>| match (old, place) {
-        (Some(old), Some(place)) => Arc::clone(&old.servers[place].1),
-        _ => Arc::new(new_common(settings, tallies)),
-    };
-    let servers = targets
-        .into_iter()
-        .zip(places)
-        .map(|(target, place)| (target, common(place)));
-    let split = settings.split.as_ref().map(|asked| {
-        let running = old.and_then(|old| Some((old, old.split.as_ref()?)));
-        match running {
-            // What was asked for while it runs stays until the file asks for something else.
-            Some((old, split)) if old.settings.split.as_ref() == Some(asked) => Arc::clone(split),
-            Some((_, split)) => Arc::new(Split::succeeding(split, asked)),
-            None => Arc::new(Split::new(asked)),
-        }
-    });
-    let plan = UpstreamPlan {
-        settings: settings.clone(),
-        servers: servers.collect(),
-        split,
-    };
-    (Arc::new(plan), Some(change))
-}
-
-fn new_common(settings: &backend::Settings, tallies: &Tallies) -> ServerCommon {
-    Common::new(settings.pool.clone(), tallies.of_pool(settings.arm()))
 }
 
 /// The keeper has ended before it said anything: it can only have panicked.

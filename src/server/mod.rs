@@ -2,8 +2,10 @@
 
 mod admin;
 mod change;
+mod doors;
 mod figures;
 mod keeper;
+mod plan;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +19,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::account::{Departures, FrontFigures, FrontTally, Tallies};
 use crate::lookup::LookUpError;
-use crate::net::{ListenError, OptionError, Tls, TlsError};
+use crate::net::{
+    CertificateSource, ListenError, OptionError, ServerTlsSettings, Shown, Tls, TlsError,
+};
 use crate::proxy::PoolView;
 use crate::route::{RouteSettings, Router};
 use crate::worker::{self, Look, Orders, Plan, Room};
@@ -61,6 +65,9 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// Where each exchange is logged; `None` is nowhere. It takes a restart to change it.
     pub access_log: Option<log::Settings>,
+    /// The certificates that are shown to clients, on every listener that speaks TLS: the first that is for
+    /// the name that the client asks for (SNI), else the first of all.
+    pub certificates: Vec<CertificateSource>,
     /// The addresses it listens on.
     pub listeners: Vec<ListenerSettings>,
     /// What is asked for otherwise for requests to these hosts.
@@ -78,6 +85,8 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// How its clients are served otherwise than all are.
     pub client: client::Overrides,
+    /// How TLS is spoken with them, if it is.
+    pub tls: Option<ServerTlsSettings>,
 }
 
 impl From<SocketAddr> for ListenerSettings {
@@ -86,18 +95,8 @@ impl From<SocketAddr> for ListenerSettings {
         ListenerSettings {
             address,
             client: client::Overrides::default(),
+            tls: None,
         }
-    }
-}
-
-impl Settings {
-    /// How the clients of each listener are served.
-    fn policies(&self) -> Vec<Arc<client::Policy>> {
-        let policy = |listener: &ListenerSettings| {
-            let settings = listener.client.over(&self.client);
-            Arc::new(client::Policy::new(settings, &self.hosts))
-        };
-        self.listeners.iter().map(policy).collect()
     }
 }
 
@@ -143,6 +142,17 @@ pub enum StartError {
     Tls {
         /// The upstream.
         upstream: String,
+        /// Which file, and what is wrong with it.
+        source: TlsError,
+    },
+    /// A certificate for clients cannot be used.
+    #[error("certificates: {0}")]
+    Certificates(TlsError),
+    /// TLS cannot be spoken with the clients of a listener as asked for.
+    #[error("listener {address}: {source}")]
+    Listener {
+        /// Its address.
+        address: SocketAddr,
         /// Which file, and what is wrong with it.
         source: TlsError,
     },
@@ -391,6 +401,11 @@ impl Control {
         self.book.listeners()
     }
 
+    /// The certificates that are shown to clients, as they are now.
+    pub fn certificates(&self) -> Vec<Shown> {
+        self.book.served.shown()
+    }
+
     /// How many workers it has.
     pub fn workers(&self) -> usize {
         self.fronts.len()
@@ -489,6 +504,7 @@ impl Control {
 pub fn check_files(settings: &Settings) -> Vec<StartError> {
     let mut faults = Vec::new();
     load_tls(settings, &mut faults);
+    doors::Doors::default().load(settings, &mut faults);
     faults
 }
 

@@ -21,9 +21,9 @@ use tracing::{debug, error, warn};
 
 use crate::account::FrontTally;
 use crate::alarm::Alarms;
-use crate::client::{self, Conn, Parked, Policy, Served};
+use crate::client::{self, Conn, LAST_CHANCE, Parked, Policy, Served, Told};
 use crate::log::Sink;
-use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
+use crate::net::{self, ClientAddr, Greeted, Listening, Socket, Stream, Wire};
 use crate::proxy::{Ear, Ears, Layout, Proxy};
 
 use clients::Clients;
@@ -111,7 +111,7 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
     let flushing = log.clone().map(|log| spawn_local(log.keep_flushing()));
     let orders = Arc::clone(&plan.orders.borrow_and_update());
     let ears = Ears {
-        front: plan.front,
+        front: Arc::clone(&plan.front),
         log: log.map(|log| -> Ear { Rc::new(move |exchange| log.note(exchange)) }),
     };
     let door = Rc::new(Door {
@@ -121,6 +121,7 @@ pub async fn work(mut plan: Plan) -> io::Result<()> {
         proxy: RefCell::new(Rc::new(Proxy::new(&orders.layout, plan.number, ears))),
         clients: Clients::new(plan.number, Arc::clone(&plan.room))?,
         room: plan.room,
+        front: plan.front,
         alarms,
     });
     door.room.set_limit(orders.max_clients);
@@ -175,6 +176,7 @@ struct Door {
     proxy: RefCell<Rc<Proxy>>,
     clients: Clients,
     room: Arc<Room>,
+    front: Arc<FrontTally>,
     alarms: Alarms,
 }
 
@@ -326,9 +328,39 @@ impl Door {
             debug!(client = %address, %error, "the client had gone when it was accepted");
             return;
         }
-        let (stream, socket) = Stream::new(stream);
         self.clients.enter();
-        self.serve(stream, Conn::new(address, socket, policy, &self.alarms));
+        if policy.tls().is_none() {
+            self.begin(Wire::from(stream), None, address, policy);
+            return;
+        }
+        let door = Rc::clone(self);
+        spawn_local(async move {
+            let greeting = client::greet(stream, address, &policy, &door.front);
+            match client::until(greeting, door.is_cutting_short()).await {
+                Some((wire, greeted)) => door.begin(wire, greeted, address, policy),
+                None => door.clients.leave(),
+            }
+        });
+    }
+
+    /// Begins to serve a client that was greeted.
+    fn begin(
+        self: &Rc<Door>,
+        wire: Wire,
+        greeted: Option<Greeted>,
+        address: ClientAddr,
+        policy: Rc<Policy>,
+    ) {
+        let (stream, socket) = Stream::new(wire);
+        let conn = Conn::new(address, socket, policy, &self.alarms);
+        self.serve(stream, conn.greeted(greeted));
+    }
+
+    /// Waits until clients that have not asked for anything yet are to go.
+    async fn is_cutting_short(&self) {
+        // An error means that whoever could stop us has gone.
+        let _ = self.stop.clone().wait_for(|stop| *stop).await;
+        sleep(LAST_CHANCE).await;
     }
 
     /// Serves a client in a task of its own, until it leaves or is parked.
@@ -337,12 +369,16 @@ impl Door {
         let number = self.clients.begin(&conn);
         let door = Rc::clone(self);
         spawn_local(async move {
-            let exchange = |request| {
+            let exchange = |one: &Rc<Conn>, request| {
                 let proxy = Rc::clone(&door.proxy.borrow());
-                proxy.exchange(Rc::clone(&conn), request)
+                proxy.exchange(Rc::clone(one), request)
             };
-            let refused = |status| door.proxy.borrow().refused(&conn, status);
-            let served = client::serve(stream, Rc::clone(&conn), exchange, refused).await;
+            let tell = |told| match told {
+                Told::Refused(status) => door.proxy.borrow().refused(&conn, status),
+                Told::Http2 => door.front.carries(),
+                Told::Flooded(flood) => door.front.floods(flood),
+            };
+            let served = client::serve(stream, Rc::clone(&conn), exchange, tell).await;
             door.clients.end(number);
             match served {
                 Served::Parked(stream, parked) => door.park(stream, conn, parked),

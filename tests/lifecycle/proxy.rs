@@ -67,6 +67,7 @@ impl Proxy {
 pub fn settings_to(backend: SocketAddr) -> Settings {
     let servers = vec![ServerSettings::new(backend.to_string())];
     Settings {
+        certificates: Vec::new(),
         workers: 1,
         shutdown_timeout: Duration::from_secs(1),
         resolver: Vec::new(),

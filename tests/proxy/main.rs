@@ -14,6 +14,8 @@ mod counts;
 mod desync;
 mod errors;
 mod forwarding;
+mod front_http2;
+mod front_tls;
 mod headers;
 mod http2;
 mod memory;

@@ -127,7 +127,7 @@ fn run(
         let (stream, socket) = Stream::new(tokio::net::TcpStream::from_std(stream).unwrap());
         let conn = Rc::new(Conn::new(ClientAddr(peer), socket, Rc::default(), &alarms));
         let (number, exchanged) = (Cell::new(0), Rc::clone(&conn));
-        let exchange = move |request| {
+        let exchange = move |_: &Rc<Conn>, request| {
             number.set(number.get() + 1);
             if number.get() == 2 {
                 ending.now.send(()).unwrap();

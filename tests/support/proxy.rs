@@ -54,6 +54,7 @@ impl TestProxy {
             .collect();
         Builder {
             settings: Settings {
+                certificates: Vec::new(),
                 workers: 1,
                 // What a test leaves in flight is not worth waiting for.
                 shutdown_timeout: Duration::from_secs(1),

@@ -1,7 +1,5 @@
-//! TLS towards backends: the certificates that are asked for, and the handshake. The only file that
-//! knows rustls.
+//! TLS towards backends: the certificates that are asked for, and the handshake.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,14 +7,12 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
-use super::wire::Raw;
-
-pub(super) use tokio_rustls::client::TlsStream;
+use super::{TlsError, TlsStream, chain, private_key};
+use crate::net::wire::Raw;
 
 /// How TLS is spoken to the backends of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,51 +60,6 @@ pub struct Offer {
     pub http2: bool,
     /// HTTP/1.1.
     pub http1: bool,
-}
-
-/// Why TLS cannot be spoken as asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read, or holds no PEM.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A file holds nothing of what it is named for.
-    #[error("{} holds no {what}", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-        /// What was looked for.
-        what: &'static str,
-    },
-    /// The system has no authorities.
-    #[error(
-        "this system trusts no authority: install its `ca-certificates`, or name a file with `tls_ca`"
-    )]
-    NoAuthorities,
-    /// No certificate can be for this name.
-    #[error("{0} is no name that a certificate can be for: set `tls_name`")]
-    Name(String),
-    /// The key does not fit the certificate, or either cannot be used.
-    #[error("the certificate in {} cannot be used: {source}", path.display())]
-    Certificate {
-        /// The certificate's file.
-        path: PathBuf,
-        /// Why not.
-        source: rustls::Error,
-    },
-    /// The authorities in a file cannot be used.
-    #[error("the authorities in {} cannot be used: {source}", path.display())]
-    Authorities {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: rustls::client::VerifierBuilderError,
-    },
 }
 
 /// TLS to the backends of one upstream. Cheap to clone; all clones resume each other's sessions.
@@ -215,7 +166,7 @@ impl Tls {
     ///
     /// # Cancellation
     /// Closes the connection.
-    pub(super) async fn handshake(
+    pub(in crate::net) async fn handshake(
         &self,
         host: &str,
         raw: Raw,
@@ -231,7 +182,7 @@ impl Tls {
             http2: session.alpn_protocol() == Some(b"h2"),
             resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
         };
-        Ok((Box::new(stream), shaken))
+        Ok((Box::new(stream.into()), shaken))
     }
 }
 
@@ -262,48 +213,6 @@ fn authorities(
         }),
         None if roots.is_empty() => Err(TlsError::NoAuthorities),
         _ => Ok((roots, ca.unwrap_or(Path::new("the system")).to_owned())),
-    }
-}
-
-/// Reads a file, once, and adds what is in it to `files`.
-fn read<'a>(path: &Path, files: &'a mut Vec<Vec<u8>>) -> Result<&'a [u8], TlsError> {
-    let content = fs::read(path).map_err(|source| TlsError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    files.push(content);
-    Ok(files.last().expect("it was just added"))
-}
-
-fn chain(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates = CertificateDer::pem_slice_iter(read(path, files)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| unreadable(path, error))?;
-    if certificates.is_empty() {
-        return Err(TlsError::Empty {
-            path: path.to_owned(),
-            what: "certificate",
-        });
-    }
-    Ok(certificates)
-}
-
-fn private_key(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(read(path, files)?).map_err(|error| {
-        if matches!(error, pem::Error::NoItemsFound) {
-            return TlsError::Empty {
-                path: path.to_owned(),
-                what: "private key",
-            };
-        }
-        unreadable(path, error)
-    })
-}
-
-fn unreadable(path: &Path, error: pem::Error) -> TlsError {
-    TlsError::Read {
-        path: path.to_owned(),
-        source: io::Error::other(error),
     }
 }
 

@@ -1,6 +1,9 @@
 //! One client connection as its exchanges see it: where it stands, what is being waited for and
 //! until when.
 
+mod many;
+mod parked;
+
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,7 +21,9 @@ use super::settings::Settings;
 use super::waits::{Clock, Wait, Waits};
 use super::words::{Held, Phase, Upload};
 use crate::alarm::Alarms;
-use crate::net::{ClientAddr, Socket};
+use crate::net::{ClientAddr, Greeted, Socket};
+
+pub use parked::Parked;
 
 /// How long an idle client has, once the proxy is shutting down, for a request that is under way:
 /// closing on it would lose it, and some clients do not send it again. More than most round trips.
@@ -40,6 +45,7 @@ pub struct Conn {
     /// The virtual host of the latest request, by its number.
     host: Cell<Option<usize>>,
     waits: Waits,
+    alarms: Alarms,
     phase: Cell<Phase>,
     expired: Cell<Option<Wait>>,
     /// Exchanges begun; the first is 1.
@@ -71,20 +77,12 @@ pub struct Conn {
     /// Whether the request has been read to its end.
     body_read: Cell<bool>,
     upload: Upload,
-}
-
-/// A client connection that is idle, apart from its socket.
-#[derive(Clone, Debug)]
-pub struct Parked {
-    /// Where the client connected from.
-    pub address: ClientAddr,
-    /// Since when it is idle.
-    pub since: Instant,
-    /// Until when it may be.
-    pub until: Instant,
-    policy: Rc<Policy>,
-    host: Option<usize>,
-    exchanges: u32,
+    /// What its TLS handshake has said, if there was one.
+    greeted: Option<Greeted>,
+    /// Of one exchange over HTTP/2: the connection it is on.
+    carrier: Option<Rc<Conn>>,
+    /// Of a connection with HTTP/2: how many exchanges it carries now.
+    carries: Cell<u32>,
 }
 
 impl Conn {
@@ -97,14 +95,30 @@ impl Conn {
     ) -> Conn {
         let ip = address.0.ip().to_canonical().to_string();
         let conn = Conn {
-            address,
-            socket,
             ip: HeaderValue::from_maybe_shared(Bytes::from(ip))
                 .expect("an IP address is visible ASCII"),
+            ..Conn::bare(address, socket, policy, alarms)
+        };
+        // KeepAliveTimeout is for kept connections; the first request has the times of a head that is
+        // coming, from now on.
+        let now = Instant::now();
+        conn.head_clock.start(now);
+        conn.waits.note(Wait::Park, now + PARK_AFTER);
+        conn.waits.set(Wait::NextRequest, conn.head_until(now));
+        conn
+    }
+
+    /// One of which nothing is known or waited for yet.
+    fn bare(address: ClientAddr, socket: Rc<Socket>, policy: Rc<Policy>, alarms: &Alarms) -> Conn {
+        Conn {
+            address,
+            socket,
+            ip: HeaderValue::from_static(""),
             ends: Cell::new(None),
             policy,
             host: Cell::new(None),
             waits: Waits::new(alarms),
+            alarms: alarms.clone(),
             phase: Cell::new(Phase::Idle),
             expired: Cell::new(None),
             exchanges: Cell::new(0),
@@ -125,47 +139,10 @@ impl Conn {
             watched: Cell::new(false),
             body_read: Cell::new(true),
             upload: Upload::default(),
-        };
-        // KeepAliveTimeout is for kept connections; the first request has the times of a head that is
-        // coming, from now on.
-        let now = Instant::now();
-        conn.head_clock.start(now);
-        conn.waits.note(Wait::Park, now + PARK_AFTER);
-        conn.waits.set(Wait::NextRequest, conn.head_until(now));
-        conn
-    }
-
-    /// A connection that was parked and is taken up again, since something has come on it.
-    ///
-    /// So it is not idle any more, though the runtime has yet to say so of its socket: the times of a
-    /// head that is coming count, and nobody is to have its place.
-    pub fn taken_up(parked: Parked, socket: Rc<Socket>, alarms: &Alarms) -> Conn {
-        let conn = Conn::new(parked.address, socket, parked.policy, alarms);
-        conn.host.set(parked.host);
-        conn.exchanges.set(parked.exchanges);
-        conn
-    }
-
-    /// Whether it can be parked: it is kept, has been idle for a while, and no pool knows it by its ends.
-    pub(super) fn may_be_parked(&self) -> bool {
-        self.is_idle()
-            && self.waits.until(Wait::Park).is_none()
-            && self.waits.until(Wait::NextRequest).is_some()
-            && self.ends.get().is_none()
-            && !self.draining.get()
-            && !self.evicted.get()
-    }
-
-    /// The connection as it is parked, if it can be.
-    pub(super) fn parked(&self) -> Option<Parked> {
-        Some(Parked {
-            address: self.address,
-            since: self.idle_since().filter(|_| self.may_be_parked())?,
-            until: self.waits.until(Wait::NextRequest)?,
-            policy: Rc::clone(&self.policy),
-            host: self.host.get(),
-            exchanges: self.exchanges.get(),
-        })
+            greeted: None,
+            carrier: None,
+            carries: Cell::new(0),
+        }
     }
 
     /// Its socket, if nobody else holds the connection any more.
@@ -180,6 +157,9 @@ impl Conn {
 
     /// The two ends of the connection, the client's and ours.
     pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        if let Some(carrier) = &self.carrier {
+            return carrier.ends();
+        }
         if self.ends.get().is_none() {
             let ours = self.socket.local_addr();
             self.ends.set(ours.map(|ours| (self.address.0, ours)));
@@ -526,12 +506,17 @@ impl Conn {
             return;
         }
         self.waits.clear(Wait::RequestBody);
+        self.waits.note(Wait::Park, now + PARK_AFTER);
+        self.rests(now);
+    }
+
+    /// It is idle from now on.
+    fn rests(&self, now: Instant) {
         let mut idle = self.settings().keep_alive.timeout;
         if self.draining.get() {
             idle = idle.min(LAST_CHANCE);
         }
         self.idle_since.set(Some(now));
-        self.waits.note(Wait::Park, now + PARK_AFTER);
         self.waits.set(Wait::NextRequest, now + idle);
     }
 
@@ -589,20 +574,5 @@ impl Conn {
 
     pub(super) fn needs_reset(&self) -> bool {
         self.until_close.get()
-    }
-}
-
-#[cfg(test)]
-impl Parked {
-    /// One that was idle for these times, for tests of who keeps it.
-    pub(crate) fn idle(since: Instant, until: Instant) -> Parked {
-        Parked {
-            address: ClientAddr(SocketAddr::from(([127, 0, 0, 1], 1))),
-            since,
-            until,
-            policy: Rc::default(),
-            host: None,
-            exchanges: 1,
-        }
     }
 }

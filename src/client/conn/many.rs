@@ -1,0 +1,97 @@
+//! HTTP/2: one connection that carries many exchanges, each with a [`Conn`] of its own.
+//!
+//! An exchange has its own waits and its own body; what it shares with the others is its carrier.
+
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use super::Conn;
+use crate::client::waits::Wait;
+use crate::client::words::Phase;
+use crate::net::Greeted;
+
+impl Conn {
+    /// The same connection, and what its TLS handshake has said.
+    #[must_use]
+    pub fn greeted(self, greeted: Option<Greeted>) -> Conn {
+        Conn { greeted, ..self }
+    }
+
+    /// What its TLS handshake has said, if there was one.
+    pub fn greeting(&self) -> Option<&Greeted> {
+        self.carrier().greeted.as_ref()
+    }
+
+    /// One exchange on `carrier`, which may be used for one after the other.
+    pub(in crate::client) fn on(carrier: &Rc<Conn>) -> Conn {
+        Conn {
+            ip: carrier.ip.clone(),
+            carrier: Some(Rc::clone(carrier)),
+            ..Conn::bare(
+                carrier.address,
+                Rc::clone(&carrier.socket),
+                Rc::clone(&carrier.policy),
+                &carrier.alarms,
+            )
+        }
+    }
+
+    /// The connection itself.
+    fn carrier(&self) -> &Conn {
+        self.carrier.as_deref().unwrap_or(self)
+    }
+
+    /// Whether it is one exchange of a connection with HTTP/2: nothing is said of its end in heads.
+    pub fn is_one_of_many(&self) -> bool {
+        self.carrier.is_some()
+    }
+
+    /// An exchange begins on this connection; `one` is it.
+    pub(in crate::client) fn carry(&self, one: &Conn) {
+        // Counted up when its head is taken in.
+        one.exchanges.set(self.exchanges.get());
+        one.host.set(None);
+        self.exchanges.set(self.exchanges.get().saturating_add(1));
+        self.carries.set(self.carries.get() + 1);
+        self.phase.set(Phase::Exchange);
+        self.waits.clear(Wait::NextRequest);
+    }
+
+    /// One of them is over.
+    pub(in crate::client) fn carried(&self) {
+        let left = self.carries.get() - 1;
+        self.carries.set(left);
+        if left == 0 {
+            self.phase.set(Phase::Idle);
+            self.rests(Instant::now());
+        }
+    }
+
+    /// How many it carries now.
+    pub(in crate::client) fn carries(&self) -> u32 {
+        self.carries.get()
+    }
+
+    /// Whether the client may begin with HTTP/2 now: with the first that it says.
+    pub(in crate::client) fn may_begin_http2(&self) -> bool {
+        self.exchanges.get() == 0 && self.settings().http2.enabled
+    }
+
+    /// Begins to carry HTTP/2.
+    pub(in crate::client) fn begins_to_carry(&self) {
+        self.socket.carries_frames();
+        self.waits.clear(Wait::Park);
+        self.phase.set(Phase::Idle);
+    }
+
+    /// The last word was said, and nothing is under way: the client may take so long to leave.
+    pub(in crate::client) fn waits_for_goodbye(&self, until: Instant) {
+        self.waits.set(Wait::NextRequest, until);
+    }
+
+    /// One exchange is over, and another may have its place.
+    pub(in crate::client) fn rests_for_another(&self) {
+        self.waits.clear_all();
+    }
+}
