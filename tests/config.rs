@@ -77,6 +77,7 @@ fn every_example_in_the_documents_is_sound() {
         ("docs/quick-start.md", 1),
         ("docs/settings.md", 1),
         ("docs/apache-workers.md", 2),
+        ("docs/forwarded.md", 2),
     ] {
         let text = fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
         let examples = text.split("\n```toml\n").skip(1).map(|rest| {

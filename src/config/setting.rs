@@ -104,6 +104,8 @@ pub enum Takes {
     Servers,
     /// A list of IP addresses.
     Addresses,
+    /// A list of networks.
+    Networks,
     /// The path of a file.
     File,
     /// The path of a file to write, or one of these words.
@@ -204,9 +206,10 @@ impl Takes {
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
+            Takes::Networks => "a list of IP addresses and networks",
+            Takes::Header => "the name of a header",
             Takes::File | Takes::FileOr(_) => "the path of a file",
             Takes::Name => "the name of a host",
-            Takes::Header => "the name of a header",
             Takes::NameServers => "a list of name servers",
             Takes::Ports => "a range of ports",
             Takes::Device => "the name of a network device",
@@ -282,6 +285,10 @@ impl Takes {
                 "a list of this machine's addresses, such as [\"10.0.0.5\", \"10.0.0.6\"]"
                     .to_owned()
             }
+            Takes::Networks => {
+                "a list of addresses and networks, such as [\"10.0.0.0/8\", \"192.0.2.7\", \"2001:db8::/32\"]"
+                    .to_owned()
+            }
             Takes::File => "a path, from the working directory or absolute".to_owned(),
             Takes::FileOr(words) => {
                 let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
@@ -316,7 +323,11 @@ impl Takes {
             Takes::Time { .. } | Takes::TimeOrOff { .. } | Takes::ReadTimeout => "time",
             Takes::Word(_) | Takes::Key => "word",
             Takes::Listen | Takes::ListenOrUnix | Takes::Server => "address",
-            Takes::Servers | Takes::Addresses | Takes::NameServers | Takes::Hosts => "list",
+            Takes::Servers
+            | Takes::Addresses
+            | Takes::Networks
+            | Takes::NameServers
+            | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
             Takes::Header => "header",
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
@@ -342,6 +353,7 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::Networks
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
@@ -372,6 +384,7 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::Networks
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name

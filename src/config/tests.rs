@@ -13,7 +13,8 @@ use crate::keepalive::KeepAlive;
 use crate::log::{self, Destination, Format};
 use crate::lookup;
 use crate::net::{
-    CertificateSource, ClientAuth, MinVersion, PortRange, Probes, ServerTlsSettings, SocketOptions,
+    CertificateSource, ClientAuth, MinVersion, Network, Networks, PortRange, Probes,
+    ServerTlsSettings, SocketOptions,
 };
 use crate::pool;
 use crate::route::RouteSettings;
@@ -836,6 +837,74 @@ fn a_server_may_be_a_service() {
     }
 }
 
+fn networks(texts: &[&str]) -> Networks {
+    let network = |text: &&str| {
+        let (address, bits) = text.split_once('/').unwrap();
+        Network::new(address.parse().unwrap(), bits.parse().unwrap()).unwrap()
+    };
+    Networks::new(texts.iter().map(network).collect())
+}
+
+#[test]
+fn networks_are_addresses_with_the_bits_they_have_in_common() {
+    for (value, title, label) in [
+        (
+            "[\"10.0.0.1/8\"]",
+            "not `10.0.0.1/8`",
+            "the network is called `10.0.0.0/8`",
+        ),
+        (
+            "[\"10.0.0.0/33\"]",
+            "not `10.0.0.0/33`",
+            "an address of this kind has 32 bits",
+        ),
+        (
+            "[\"10.0.0.0/255.0.0.0\"]",
+            "not `10.0.0.0/255.0.0.0`",
+            "`255.0.0.0` is not how many bits the addresses have in common",
+        ),
+        (
+            "[\"10.0.0.0/\"]",
+            "not `10.0.0.0/`",
+            "`` is not how many bits the addresses have in common",
+        ),
+        (
+            "[\"lb.example\"]",
+            "not `lb.example`",
+            "`lb.example` is a name; an address such as 127.0.0.1 is needed here",
+        ),
+        (
+            "[\"10.0.0.1:80\"]",
+            "not `10.0.0.1:80`",
+            "`10.0.0.1:80` is not an IP address",
+        ),
+        ("[\"[::1]\"]", "not `[::1]`", "`[::1]` is not an IP address"),
+        (
+            "[\"10.0.0/8\"]",
+            "not `10.0.0/8`",
+            "`10.0.0` is not an IP address",
+        ),
+        ("[\"\"]", "not an empty string", "this is empty"),
+        ("[10]", "not a whole number", "this is a whole number"),
+        ("\"10.0.0.1\"", "not a string", "this is a string"),
+    ] {
+        for name in ["proxy_protocol", "trusted_proxies"] {
+            for header in ["[client]\ntimeout = 7", "[[listeners]]\naddress = 81"] {
+                let text = with(header, &format!("{name} = {value}"));
+                let title = format!("`{name}` takes a list of IP addresses and networks, {title}");
+                assert_found(&text, &[(3, &title)]);
+                let report = read(&text).err().unwrap().to_string();
+                assert!(report.contains(label), "{report}");
+            }
+        }
+    }
+    let wrong = "`trusted_header` takes the name of a header, not `x y`";
+    assert_found(&with("[client]", "trusted_header = \"x y\""), &[(2, wrong)]);
+    let of_hosts = with("[[hosts]]", "names = [\"a\"]\ntrusted_proxies = []");
+    let wrong = "[[hosts]] has no setting `trusted_proxies`";
+    assert_found(&of_hosts, &[(3, wrong)]);
+}
+
 #[test]
 fn every_setting_of_clients_arrives() {
     let settings = sound(&format!(
@@ -851,6 +920,9 @@ fn every_setting_of_clients_arrives() {
         limit_request_body = "1m"
         request_read_timeout = "header=0"
         abort_on_close = "On"
+        proxy_protocol = ["10.0.0.0/8", "127.0.0.1"]
+        trusted_proxies = ["2001:db8::/32"]
+        trusted_header = "Forwarded"
         http2 = "off"
         http2_max_streams = 10
         http2_max_header_list = "16K"
@@ -878,6 +950,11 @@ fn every_setting_of_clients_arrives() {
                 ..client::ReadTimeout::default()
             },
             abort_on_close: true,
+            introduced_by: networks(&["10.0.0.0/8", "127.0.0.1/32"]),
+            trust: client::Trust {
+                proxies: networks(&["2001:db8::/32"]),
+                header: HeaderName::from_static("forwarded"),
+            },
             http2: client::Http2 {
                 enabled: false,
                 max_streams: 10,
@@ -900,6 +977,9 @@ fn listeners_and_virtual_hosts_ask_for_something_else_or_inherit() {
         KeepAliveTimeout = "7s"
         max_keep_alive_requests = -1
         limit_request_fields = 0
+        proxy_protocol = []
+        trusted_proxies = ["${{NONE:-10.0.0.1}}"]
+        trusted_header = "X-Real-IP"
         [[hosts]]
         names = ["Shop.example", "*.shop.example"]
         MaxKeepAliveRequests = 0
@@ -913,6 +993,9 @@ fn listeners_and_virtual_hosts_ask_for_something_else_or_inherit() {
         client::Overrides {
             keep_alive_timeout: Some(Duration::from_secs(7)),
             fields: Some(None),
+            introduced_by: Some(networks(&[])),
+            trusted_proxies: Some(networks(&["10.0.0.1/32"])),
+            trusted_header: Some(HeaderName::from_static("x-real-ip")),
             ..client::Overrides::default()
         }
     );

@@ -5,6 +5,7 @@
 
 mod body;
 mod failure;
+mod grpc;
 pub mod headers;
 mod layout;
 mod record;
@@ -31,7 +32,7 @@ use tracing::debug;
 
 use crate::account::Outcome;
 use crate::backend::{self, SendError};
-use crate::client::{BodyFault, Conn, Framing, Wait, answer};
+use crate::client::{BodyFault, Conn, Framing, Standing, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict, drops_connection};
 use crate::pool::{Identity, Wants};
 use crate::route::Router;
@@ -166,9 +167,10 @@ impl Proxy {
         client: Rc<Conn>,
         request: Request<Incoming>,
     ) -> Result<Response<RelayBody>, Infallible> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let mut record = Record::begin(&self.ears, &client, Instant::now());
         record.asks(&parts);
+        record.is_for(&mut parts.headers);
         if client.has_hosts() {
             client.is_for(RequestFacts::host(&parts));
         }
@@ -178,7 +180,14 @@ impl Proxy {
         let mut facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
-                report(&client, &parts.method, &parts.uri, &failure);
+                let named = record.named();
+                report(
+                    &client,
+                    named.as_deref(),
+                    &parts.method,
+                    &parts.uri,
+                    &failure,
+                );
                 let mut response = refusal(&client, None, &failure, record);
                 *response.version_mut() = version;
                 return Ok(response);
@@ -187,13 +196,17 @@ impl Proxy {
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         // Who waits for a 100 that does not come may yet send something: Apache's `expecting_100`.
         facts.ends |= facts.expects_continue() && body.is_end_stream();
+        if facts.grpc {
+            let allowed = grpc::timeout(&parts.headers);
+            client.has_until(allowed.map(|allowed| record.began() + allowed));
+        }
         let answer = self
             .forward(&client, parts, body, &facts, &mut record)
             .await;
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
-                report(&client, &method, &uri, &failure);
+                report(&client, record.named().as_deref(), &method, &uri, &failure);
                 refusal(&client, Some(&facts), &failure, record)
             }
         };
@@ -204,7 +217,7 @@ impl Proxy {
     /// The upstream of a request's route, and of its two arms the one that the request goes to.
     fn way(
         &self,
-        client: &Conn,
+        client: &HeaderValue,
         parts: &request::Parts,
     ) -> Result<(&Rc<Upstream>, &Rc<Upstream>), Failure> {
         let index = self
@@ -229,14 +242,16 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
-        let (whole, mut upstream) = self.way(client, &parts)?;
+        let named = &record.named();
+        let ip = named.as_ref().map_or(client.ip(), |named| &named.text);
+        let (whole, mut upstream) = self.way(ip, &parts)?;
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = upstream.settings().retry_body;
         let length = body.size_hint().exact();
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
-        let wants = upstream.wants(need, client);
+        let wants = upstream.wants(need, client, named.as_deref());
         let leased = match upstream.lease(now, wants, record).await {
             Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(upstream, whole) => {
                 upstream = whole;
@@ -369,6 +384,7 @@ fn introduction<'a>(
     let settings = upstream.settings();
     Introduction {
         client: client.ip(),
+        is_believed: client.standing() == Standing::Trusted,
         subject: subject(client),
         scheme: if client.socket().is_tls() {
             "https"
@@ -518,6 +534,7 @@ fn relay(
             .or(is_last.then_some(CloseReason::PeerAsked)),
         record.hand_on(),
     );
+    let body = if request.grpc { body.of_call() } else { body };
     Ok(Response::from_parts(parts, body))
 }
 
@@ -536,8 +553,17 @@ fn refusal(
     record: Record,
 ) -> Response<RelayBody> {
     let status = failure.status();
-    let text = answer::text(status, failure.sentence());
     client.socket().send_own_head();
+    if request.is_some_and(|request| request.grpc) {
+        // Status 200 on the wire; counted and logged as what it is.
+        let body = RelayBody::text(client, status.as_u16(), String::new(), record);
+        let mut response = Response::new(body);
+        let code = grpc::Code::of(failure);
+        grpc::answer(response.headers_mut(), code, failure.sentence());
+        client.promises(true);
+        return response;
+    }
+    let text = answer::text(status, failure.sentence());
     let mut response = Response::new(RelayBody::text(client, status.as_u16(), text, record));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -290,9 +290,12 @@ fn who_speaks_plain_http_is_told_and_who_says_nothing_is_let_go() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0);
     }
-    let front = proxy.server().control().front();
-    assert_eq!(front.handshakes[Handshake::PlainHttp as usize], 1);
-    assert_eq!(front.handshakes[Handshake::Timeout as usize], 2);
+    let counted = |what| proxy.server().control().front().handshakes[what as usize];
+    assert_eq!(counted(Handshake::PlainHttp), 1);
+    // The end is seen before it is counted.
+    wait_until(PATIENCE, "both to be counted", || {
+        counted(Handshake::Timeout) == 2
+    });
     wait_until(PATIENCE, "all to be gone", || {
         proxy.server().control().clients() == 0
     });
