@@ -224,6 +224,14 @@ impl RequestFacts {
         }
     }
 
+    /// Whether the client asks to leave HTTP for another protocol, as far as its `Connection` says. A 1.0
+    /// client does not (RFC 9110 §7.8), nor does one of HTTP/2, which has no such header.
+    pub fn asks_to_switch(&self, parts: &request::Parts) -> bool {
+        self.hop.upgrade
+            && parts.version == Version::HTTP_11
+            && self.hop.tokens.names.contains(&UPGRADE)
+    }
+
     /// Whether the client asks for, or by its version expects, the connection to be kept.
     pub fn wants_kept(&self) -> bool {
         !self.hop.tokens.close && (self.http_11 || self.hop.tokens.keep_alive)
@@ -289,6 +297,8 @@ pub struct Introduction<'a> {
     pub address: &'a HeaderValue,
     /// What is said of the connection.
     pub wish: Wish,
+    /// What the client may leave HTTP for, and asks to.
+    pub upgrade: Option<&'a HeaderValue>,
     /// Whether a body follows whose length is not known.
     pub chunked: bool,
 }
@@ -337,7 +347,14 @@ pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: 
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.append(CONNECTION, HeaderValue::from_static("TE"));
     }
-    say_wish(headers, intro.wish);
+    match intro.upgrade {
+        // Nothing else is said of the connection: it may well be its last request.
+        Some(protocols) => {
+            headers.insert(UPGRADE, protocols.clone());
+            headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
+        }
+        None => say_wish(headers, intro.wish),
+    }
     parts.version = Version::HTTP_11;
 }
 
@@ -358,6 +375,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Says in a request that was rewritten for one connection what is wished for another.
 pub fn say_another_wish(headers: &mut HeaderMap, wish: Wish) {
+    if headers.contains_key(UPGRADE) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let with_te = headers.get_all(CONNECTION).iter().any(|said| *said == "TE");
         headers.remove(CONNECTION);
@@ -619,6 +639,7 @@ mod tests {
             host: None,
             address: &address,
             wish: Wish::None,
+            upgrade: None,
             chunked: false,
         };
         change(&mut intro);
@@ -700,6 +721,25 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_asks_to_switch_says_nothing_else_of_its_connection() {
+        static PROTOCOLS: HeaderValue = HeaderValue::from_static("websocket");
+        let asked = [
+            ("host", "a"),
+            ("connection", "close, upgrade"),
+            ("upgrade", "x"),
+        ];
+        let mut parts = forwarded_with(get(&asked), |intro| {
+            intro.wish = Wish::Close;
+            intro.upgrade = Some(&PROTOCOLS);
+        });
+        say_another_wish(&mut parts.headers, Wish::Close);
+        assert_eq!(
+            lines(&parts.headers),
+            ["connection: Upgrade", "host: a", "upgrade: websocket"]
+        );
+    }
+
+    #[test]
     fn te_trailers_passes_with_its_connection_token() {
         let parts = forwarded_with(get(&[("host", "a"), ("te", "gzip, trailers")]), |intro| {
             intro.wish = Wish::Close;
@@ -741,6 +781,7 @@ mod tests {
             host: Some(&own),
             address: &own,
             wish: Wish::None,
+            upgrade: None,
             chunked: false,
         };
         forward_request(&mut parts, &facts, &intro);
@@ -794,6 +835,7 @@ mod tests {
             host: None,
             address: &v6,
             wish: Wish::None,
+            upgrade: None,
             chunked: false,
         };
         forwarded(&mut headers, &intro, None);

@@ -11,8 +11,11 @@ mod layout;
 mod record;
 mod replay;
 mod report;
+mod response;
 pub mod retry;
 mod target;
+mod tunnel;
+mod upgrade;
 mod upstream;
 
 use std::collections::{HashMap, HashSet};
@@ -23,30 +26,30 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode, Version, request};
+use http::header::{HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::account::Outcome;
 use crate::backend::{self, SendError};
-use crate::client::{BodyFault, Conn, Framing, Standing, Wait, answer};
-use crate::keepalive::{CloseReason, Verdict, drops_connection};
+use crate::client::{BodyFault, Conn, Framing, Standing, Wait};
+use crate::keepalive::{CloseReason, Verdict};
 use crate::pool::{Identity, Wants};
 use crate::route::Router;
 use crate::split;
 
 use body::BackendLease;
-use headers::{ClientConnection, Introduction, RequestFacts, Wish};
+use headers::{Introduction, RequestFacts, Wish};
 use record::Record;
 use replay::Replay;
 use report::{Chain, report};
+use response::{refusal, relay};
 use retry::{Attempt, Proof};
+use upgrade::Upgrade;
 use upstream::{Backend, Upstream};
 
-use body::Upload;
 pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
 pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
@@ -244,7 +247,7 @@ impl Proxy {
         let now = record.began();
         let named = &record.named();
         let ip = named.as_ref().map_or(client.ip(), |named| &named.text);
-        let (whole, mut upstream) = self.way(ip, &parts)?;
+        let (whole, upstream) = self.way(ip, &parts)?;
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = upstream.settings().retry_body;
@@ -252,19 +255,17 @@ impl Proxy {
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
         let wants = upstream.wants(need, client, named.as_deref());
-        let leased = match upstream.lease(now, wants, record).await {
-            Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(upstream, whole) => {
-                upstream = whole;
-                upstream.lease_for_short_arm(wants, record).await
-            }
-            leased => leased,
-        };
-        let (backend, mut lease, mut asked) = leased?;
+        let leased = upstream.lease_as_part_of(whole, now, wants, record).await?;
+        let (upstream, (backend, mut lease, mut asked)) = leased;
         record.has(&mut lease, asked);
+        let has_body = !body.is_end_stream();
+        let upgrade = Upgrade::asked(&parts, facts, upstream.settings(), has_body)
+            .filter(|_| lease.conn().can_switch());
         let wish_of = |lease: &BackendLease| wish(lease, upstream.settings());
-        let chunked = !body.is_end_stream() && length.is_none();
+        let chunked = has_body && length.is_none();
         let introduction = Introduction {
             wish: wish_of(&lease),
+            upgrade: upgrade.as_ref().map(Upgrade::header),
             chunked,
             ..introduction(client, upstream, backend)
         };
@@ -278,6 +279,7 @@ impl Proxy {
             let replay = (lease.is_reused() || may_refuse)
                 .then(|| Replay::keep(&request, lease.conn(), kept));
             backend.tally.request();
+            lease.conn().may_switch(upgrade.is_some());
             client.wait_for_backend(asked, timeout);
             lease.conn().take_names_of(client.socket());
             let sent = pin!(lease.conn().send(request));
@@ -289,6 +291,9 @@ impl Proxy {
                 replay.let_body_go();
             }
             let lost = match answered(client, backend, lease.is_reused(), sent).await {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    break tunnel::switch(client, response, upgrade, lease, backend, record);
+                }
                 Ok(response) => {
                     // Over HTTP/1.1 the connection itself knows whether it is still being written.
                     let upload = replay.filter(|_| may_refuse).and_then(|it| it.upload());
@@ -395,6 +400,7 @@ fn introduction<'a>(
         host: (!settings.preserve_host).then_some(&backend.host),
         address: &backend.host,
         wish: Wish::None,
+        upgrade: None,
         chunked: false,
     }
 }
@@ -481,123 +487,4 @@ fn failed(
             source: error,
         },
     }
-}
-
-/// Hands a backend's response on to the client; its body carries the lease.
-fn relay(
-    client: &Rc<Conn>,
-    response: Response<Incoming>,
-    upload: Option<Upload>,
-    mut lease: BackendLease,
-    request: &RequestFacts,
-    backend: &Backend,
-    record: &mut Record,
-) -> Result<Response<RelayBody>, Failure> {
-    let (mut parts, incoming) = response.into_parts();
-    // One of 1.0 is not used again, whatever it says, as Apache httpd has it: the library would go on in 1.0,
-    // which knows no chunks.
-    let is_last = parts.version == Version::HTTP_10;
-    let facts = headers::forward_response(&mut parts);
-    lease.hint(facts.hint);
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS || facts.coded {
-        let failure = Failure::BadAnswer {
-            backend: backend.address().clone(),
-            source: None,
-        };
-        lease.spent(failure.close_reason());
-        record.closes(failure.close_reason());
-        return Err(failure);
-    }
-    record.answers(parts.status.as_u16(), Outcome::Answered, Instant::now());
-    lease.conn().give_names_to(client.socket());
-    let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
-    let status = parts.status.as_u16();
-    say_connection(
-        client,
-        &mut parts.headers,
-        Some(request),
-        length_known,
-        request.ends || drops_connection(status),
-    );
-    if !length_known && request.ends_unknown_length_by_close() {
-        client.response_ends_with_connection();
-    }
-    let body = RelayBody::relay(
-        incoming,
-        upload,
-        lease,
-        client,
-        (backend.address().clone(), record.timeout()),
-        facts
-            .ambiguous
-            .then_some(CloseReason::Protocol)
-            .or(is_last.then_some(CloseReason::PeerAsked)),
-        record.hand_on(),
-    );
-    let body = if request.grpc { body.of_call() } else { body };
-    Ok(Response::from_parts(parts, body))
-}
-
-/// Whether the client's connection ends with this exchange, whatever the response: the proxy stops, what
-/// is left of the request will not be read (the client may wait for a `100 Continue` before it sends it), or
-/// it was framed in two ways.
-fn ends(client: &Conn) -> bool {
-    client.is_draining() || !client.is_body_read() || client.is_framed_twice()
-}
-
-/// An error answer of our own.
-fn refusal(
-    client: &Conn,
-    request: Option<&RequestFacts>,
-    failure: &Failure,
-    record: Record,
-) -> Response<RelayBody> {
-    let status = failure.status();
-    client.socket().send_own_head();
-    if request.is_some_and(|request| request.grpc) {
-        // Status 200 on the wire; counted and logged as what it is.
-        let body = RelayBody::text(client, status.as_u16(), String::new(), record);
-        let mut response = Response::new(body);
-        let code = grpc::Code::of(failure);
-        grpc::answer(response.headers_mut(), code, failure.sentence());
-        client.promises(true);
-        return response;
-    }
-    let text = answer::text(status, failure.sentence());
-    let mut response = Response::new(RelayBody::text(client, status.as_u16(), text, record));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    let ends = request.is_some_and(|request| request.ends) || failure.ends_client_connection();
-    say_connection(client, headers, request, true, ends);
-    response
-}
-
-/// Says in a response's head whether the client's connection is kept, and notes it. Over HTTP/2 heads say
-/// nothing of that (RFC 9113 §8.2.2).
-fn say_connection(
-    client: &Conn,
-    headers: &mut HeaderMap,
-    request: Option<&RequestFacts>,
-    length_known: bool,
-    ends: bool,
-) {
-    if client.is_one_of_many() {
-        client.promises(true);
-        return;
-    }
-    let kept = headers::say_connection(
-        headers,
-        request,
-        &ClientConnection {
-            keep_alive: &client.settings().keep_alive,
-            exchange: client.exchange(),
-            length_known,
-            ends: ends || self::ends(client),
-        },
-    );
-    client.promises(kept);
 }

@@ -29,6 +29,7 @@ mod stale;
 mod streams;
 mod tls;
 mod unsent;
+mod upgrade;
 mod workers;
 
 use support::client::Client;
