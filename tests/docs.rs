@@ -336,3 +336,19 @@ fn the_dockerfile_knows_every_bench() {
     let list = list.split(';').next().expect("the list ends");
     assert_eq!(list.split(' ').collect::<BTreeSet<_>>(), benches);
 }
+
+#[test]
+fn the_readme_lists_every_document() {
+    let readme = read("README.md");
+    let list = section(&readme, "## Documents");
+    for entry in fs::read_dir(Path::new(ROOT).join("docs")).expect("docs/ can be read") {
+        let name = entry.expect("it can be read").file_name();
+        let name = name.to_str().expect("names are text");
+        if Path::new(name).extension().is_some_and(|end| end == "md") {
+            assert!(
+                list.contains(&format!("(docs/{name})")),
+                "README has no docs/{name}"
+            );
+        }
+    }
+}
