@@ -265,8 +265,8 @@ fn introduction(args: &DemoArgs, arms: &[Arm]) -> String {
     for arm in arms {
         let (address, name) = (arm.proxy.addresses()[0], arm.name);
         let what = match name {
-            "pooled" => "keeps connections and uses them again",
-            _ => "opens a new connection for every request",
+            "pooled" => "connections are kept and used again",
+            _ => "a connection for each request",
         };
         lines.push(format!("  {name:<6}  http://{address}  {what}"));
     }
