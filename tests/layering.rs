@@ -90,6 +90,7 @@ const PURE: &[&str] = &[
     "pool/state.rs",
     "pool/table.rs",
     "pool/words.rs",
+    "proxy/connect.rs",
     "proxy/connection.rs",
     "proxy/failure.rs",
     "proxy/grpc.rs",

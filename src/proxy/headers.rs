@@ -140,6 +140,9 @@ pub struct RequestFacts {
     trailers: bool,
     /// Whether it is a gRPC call, whose client reads what went wrong from `grpc-status`.
     pub grpc: bool,
+    /// Whether it came as an extended CONNECT (RFC 8441): only an answer that agrees to switch may look like a
+    /// success.
+    pub connects: bool,
     /// Whether the client's connection ends after it, for what it is.
     pub ends: bool,
 }
@@ -165,6 +168,7 @@ impl RequestFacts {
             expect: false,
             trailers: false,
             grpc: grpc::is_call(parts),
+            connects: false,
             ends: false,
         };
         if parts.version == Version::HTTP_2 {

@@ -4,6 +4,7 @@
 //! [`headers`], [`Failure`], [`crate::route`], [`crate::balance`] and the pool's state.
 
 mod body;
+mod connect;
 mod connection;
 mod failure;
 mod grpc;
@@ -181,6 +182,10 @@ impl Proxy {
         // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
         // even beside our close: so it is answered in its own version.
         let version = parts.version;
+        let connects = connect::is_extended(&parts);
+        if connects {
+            connect::to_upgrade(&mut parts);
+        }
         let mut facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
@@ -200,6 +205,7 @@ impl Proxy {
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         // Who waits for a 100 that does not come may yet send something: Apache's `expecting_100`.
         facts.ends |= facts.expects_continue() && body.is_end_stream();
+        facts.connects = connects;
         if facts.grpc {
             let allowed = grpc::timeout(&parts.headers);
             client.has_until(allowed.map(|allowed| record.began() + allowed));

@@ -33,7 +33,7 @@ pub(super) fn relay(
     let is_last = parts.version == Version::HTTP_10;
     let facts = headers::forward_response(&mut parts);
     lease.hint(facts.hint);
-    if facts.coded {
+    if facts.coded || request.connects && parts.status.is_success() {
         let failure = Failure::BadAnswer {
             backend: backend.address().clone(),
             source: None,

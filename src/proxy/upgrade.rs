@@ -4,6 +4,7 @@
 
 use http::header::{HeaderValue, UPGRADE};
 use http::{HeaderMap, request};
+use hyper::upgrade::OnUpgrade;
 
 use super::headers::RequestFacts;
 use crate::backend::Settings;
@@ -14,6 +15,8 @@ use crate::net::Patience;
 pub(super) struct Upgrade {
     protocols: HeaderValue,
     patience: Patience,
+    /// Over HTTP/2: the stream that becomes the tunnel.
+    stream: Option<OnUpgrade>,
 }
 
 impl Upgrade {
@@ -33,11 +36,20 @@ impl Upgrade {
         let allowed = |protocol: &&[u8]| settings.upgrade.allow(protocol);
         Some(Upgrade {
             protocols: joined(protocols(&parts.headers).filter(allowed))?,
+            stream: facts
+                .connects
+                .then(|| parts.extensions.get::<OnUpgrade>().cloned())
+                .flatten(),
             patience: Patience {
                 open: settings.tunnel_timeout,
                 half_closed: settings.tunnel_timeout.min(settings.timeout),
             },
         })
+    }
+
+    /// The stream that becomes the tunnel, over HTTP/2.
+    pub(super) fn stream(&self) -> Option<OnUpgrade> {
+        self.stream.clone()
     }
 
     /// As it is passed on.

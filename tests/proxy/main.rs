@@ -17,6 +17,7 @@ mod forwarded;
 mod forwarding;
 mod front_http2;
 mod front_tls;
+mod front_websocket;
 mod grpc;
 mod headers;
 mod http2;

@@ -25,6 +25,7 @@ use super::words::{Held, Phase, Upload};
 use crate::alarm::Alarms;
 use crate::net::{ClientAddr, Greeted, Socket};
 
+pub use many::Stay;
 use origin::Introduced;
 pub use parked::Parked;
 pub use switch::Switch;
