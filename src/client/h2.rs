@@ -95,7 +95,8 @@ where
     });
     let service = service_fn(|request| {
         let one = shared.begin();
-        let answer = exchange(&one, request);
+        // Boxed: it goes through many hands until its task has it.
+        let answer = Box::pin(exchange(&one, request));
         async move {
             answer.await.map(|response| {
                 response.map(|body| OneBody {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
-use super::{TlsError, TlsStream, chain, private_key};
+use super::{TlsError, TlsStream, chain, private_key, provider};
 use crate::net::wire::Raw;
 
 /// How TLS is spoken to the backends of an upstream.
@@ -104,7 +104,7 @@ impl Tls {
     /// [`TlsError`]: which file, and what is wrong with it.
     pub fn load(settings: &TlsSettings, offer: Offer) -> Result<Tls, TlsError> {
         let mut files = Vec::new();
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for TLS 1.2 and 1.3");

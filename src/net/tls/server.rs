@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use rustls::crypto::ring;
+use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{HandshakeKind, KeyLogFile, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, server};
 
 use super::certificates::Served;
-use super::{TlsError, TlsStream, chain, subject};
+use super::{TlsError, TlsStream, chain, provider, subject};
 use crate::net::wire::{Raw, Wire};
 
 /// How TLS is spoken to the clients of a listener.
@@ -140,7 +140,7 @@ impl ServerTls {
         old: Option<&ServerTls>,
     ) -> Result<ServerTls, TlsError> {
         let mut files = Vec::new();
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let versions: &[&SupportedProtocolVersion] = match settings.min_version {
             MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             MinVersion::Tls13 => &[&rustls::version::TLS13],
@@ -181,12 +181,14 @@ impl ServerTls {
             return Ok(old.clone());
         }
         let mut config = builder.with_cert_resolver(Arc::clone(served) as _);
+        // The order of `provider`.
+        config.ignore_client_order = true;
         if settings.http2 {
             config.alpn_protocols.push(b"h2".to_vec());
         }
         config.alpn_protocols.push(b"http/1.1".to_vec());
         if settings.tickets {
-            config.ticketer = ring::Ticketer::new().map_err(TlsError::Tickets)?;
+            config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Tickets)?;
             // A ticket holds all that is needed.
             config.session_storage = Arc::new(NoServerSessionStorage {});
         } else {
