@@ -10,8 +10,8 @@ use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response};
 use tokio::net::TcpStream;
-use tokio::runtime::Builder;
-use tokio::task::JoinHandle;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 
 use warmline::account::TunnelEnd;
@@ -24,7 +24,10 @@ use crate::support::{PATIENCE, wait_until};
 
 /// Runs a client on a runtime of its own; all of it has its time.
 fn run(client: impl Future<Output = ()>) {
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .unwrap();
     runtime.block_on(async { timeout(PATIENCE, client).await.expect("in time") });
 }
 
@@ -32,7 +35,7 @@ fn run(client: impl Future<Output = ()>) {
 async fn connect(addr: SocketAddr) -> (SendRequest<Bytes>, JoinHandle<()>) {
     let stream = TcpStream::connect(addr).await.unwrap();
     let (mut sender, connection) = client::handshake(stream).await.unwrap();
-    let moving = tokio::spawn(async move {
+    let moving = spawn_local(async move {
         let _ = connection.await;
     });
     while !sender.is_extended_connect_protocol_enabled() {
@@ -57,10 +60,10 @@ async fn ask(
     (answer.await.unwrap(), stream)
 }
 
-/// A frame of a client (RFC 6455 §5.2), with a mask that changes nothing.
+/// A frame of a client (RFC 6455 §5.2), its length in two bytes, with a mask that changes nothing.
 fn frame(kind: u8, payload: &[u8]) -> Bytes {
     let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
-    let head = [0x80 | kind, 0x80 | 126, length[0], length[1], 0, 0, 0, 0];
+    let head = [0x80 | kind, 0xfe, length[0], length[1], 0, 0, 0, 0];
     [&head[..], payload].concat().into()
 }
 
