@@ -20,6 +20,7 @@ mod front_tls;
 mod grpc;
 mod headers;
 mod http2;
+mod interim;
 mod memory;
 mod names;
 mod race;
