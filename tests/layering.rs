@@ -95,6 +95,8 @@ const PURE: &[&str] = &[
     "proxy/failure.rs",
     "proxy/grpc.rs",
     "proxy/headers.rs",
+    "proxy/hint.rs",
+    "proxy/interim.rs",
     "proxy/retry.rs",
     "proxy/target.rs",
     "proxy/upgrade.rs",

@@ -139,6 +139,7 @@ pub struct PoolTally {
     handshakes: [AtomicU64; 2],
     sent_again: [AtomicU64; 3],
     races_lost: AtomicU64,
+    interim: AtomicU64,
     lent: AtomicU64,
     borrowed: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
@@ -284,8 +285,14 @@ impl PoolTally {
         );
     }
 
+    /// Counts an interim response that was passed on.
+    pub(crate) fn passed_interim(&self) {
+        set(&self.interim, self.interim.load(Ordering::Relaxed) + 1);
+    }
+
     /// Adds these figures to `sum`.
     pub fn add_to(&self, sum: &mut PoolFigures) {
+        sum.interim += self.interim.load(Ordering::Relaxed);
         sum.requests += self.requests.load(Ordering::Relaxed);
         sum.races_lost += self.races_lost.load(Ordering::Relaxed);
         for (sum, cell) in sum
@@ -399,6 +406,8 @@ pub struct PoolFigures {
     pub sent_again: [u64; 3],
     /// Requests that met a connection its backend was closing, and could not be sent again.
     pub races_lost: u64,
+    /// Interim responses that were passed on to clients.
+    pub interim: u64,
     /// The ends of connections, by [`CloseReason`] and [`Close`]: each comes here once, as soon as
     /// it is known who closed.
     pub ends: [[EndSum; Close::ALL.len()]; CloseReason::ALL.len()],
@@ -428,6 +437,7 @@ impl PoolFigures {
             requests,
             sent_again,
             races_lost,
+            interim,
             ends,
             handshakes,
             counts,
@@ -440,6 +450,7 @@ impl PoolFigures {
         } = others;
         self.requests += requests;
         self.races_lost += races_lost;
+        self.interim += interim;
         for (sum, other) in self.sent_again.iter_mut().zip(sent_again) {
             *sum += other;
         }

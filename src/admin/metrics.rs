@@ -140,8 +140,15 @@ fn requests(page: &mut Page, backends: &[Backend]) {
     );
 }
 
-/// Connections that have left HTTP.
+/// Interim responses, and connections that have left HTTP.
 fn tunnels(page: &mut Page, backends: &[Backend]) {
+    counter(
+        page,
+        backends,
+        "warmline_backend_interim_responses_total",
+        "Interim responses (1xx, such as 103 Early Hints) of the backend that were passed on to clients.",
+        |backend| backend.figures.interim,
+    );
     let mut family = page.family(
         "warmline_backend_tunnels",
         Gauge,

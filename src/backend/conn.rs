@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -321,6 +321,14 @@ where
         match self {
             Conn::Http1(conn) => client.send_head_from(conn.socket()),
             Conn::Http2(_) => client.send_own_head(),
+        }
+    }
+
+    /// Takes the heads of the interim responses that have come to the request under way, each once. The next
+    /// one wakes `waker`. Over HTTP/2 the library passes over them in silence.
+    pub fn take_interim(&self, waker: Option<&Waker>, each: impl FnMut(&[u8])) {
+        if let Conn::Http1(conn) = self {
+            conn.socket().take_interim(waker, each);
         }
     }
 

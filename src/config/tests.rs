@@ -7,7 +7,7 @@ use http::HeaderName;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::{self, Forwarded, ServerSettings};
+use crate::backend::{self, Forwarded, ServerSettings, Upgrades};
 use crate::client;
 use crate::keepalive::KeepAlive;
 use crate::log::{self, Destination, Format};
@@ -782,6 +782,38 @@ fn source_addresses_are_a_list() {
         (
             "source_addresses = \"10.0.0.5\"",
             "`source_addresses` takes a list of IP addresses, not a string",
+        ),
+    ] {
+        assert_found(&with("[upstreams.app]", line), &[(3, title)]);
+    }
+}
+
+#[test]
+fn upgrades_are_a_list_of_protocols() {
+    for (line, upgrades) in [
+        ("tunnel_timeout = \"5m\"", Upgrades::default()),
+        ("upgrade = []", Upgrades::These(Vec::new())),
+        ("upgrade = [\"*\"]", Upgrades::Any),
+        (
+            "upgrade = [\"WebSocket\", \"irc/6.9\"]",
+            Upgrades::These(vec!["websocket".to_owned(), "irc/6.9".to_owned()]),
+        ),
+    ] {
+        let settings = sound(&with("[upstreams.app]", line));
+        assert_eq!(settings.upstreams[0].upgrade, upgrades, "{line}");
+    }
+    for (line, title) in [
+        (
+            "upgrade = [\"h2c\"]",
+            "`upgrade` takes a list of protocols, not `h2c`",
+        ),
+        (
+            "upgrade = \"websocket\"",
+            "`upgrade` takes a list of protocols, not a string",
+        ),
+        (
+            "tunnel_timeout = 0",
+            "`tunnel_timeout` takes a duration, not `0`",
         ),
     ] {
         assert_found(&with("[upstreams.app]", line), &[(3, title)]);

@@ -50,6 +50,11 @@ impl Interim {
         Interim { at: BEGIN, seen: 0 }
     }
 
+    /// How many have come.
+    pub(super) fn seen(&self) -> u16 {
+        self.seen
+    }
+
     /// The next bytes come.
     ///
     /// # Errors

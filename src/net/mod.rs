@@ -3,6 +3,7 @@
 mod close;
 mod connect;
 mod dial;
+mod early;
 mod hear;
 mod interim;
 mod introduced;

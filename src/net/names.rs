@@ -55,6 +55,26 @@ impl WireNames {
         }
     }
 
+    /// Shows each whole head of an interim response that was noted from `from` on; says where the next one
+    /// would begin.
+    pub(super) fn interim(&self, from: usize, mut each: impl FnMut(&[u8])) -> usize {
+        let mut at = from;
+        while let Some(rest) = self.text.get(at..) {
+            at += match rest {
+                [b'\r' | b'\n', ..] => 1,
+                rest if is_interim(rest) => {
+                    let Some(end) = end_of_head(rest, 0) else {
+                        break;
+                    };
+                    each(&rest[..end]);
+                    end
+                }
+                _ => break,
+            };
+        }
+        at
+    }
+
     /// Gives the names in the outgoing `head`, which are in lower case, the case they were noted
     /// in; names that were not are capitalised. Stops at the end of the head.
     ///

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::Socket;
 use super::sockopt;
 use super::wire::Raw;
 
@@ -42,6 +43,23 @@ pub struct Fin {
     pub is_first: bool,
     /// The kernel's number for the connection, if it is first and there is one.
     pub cookie: Option<u64>,
+}
+
+impl Socket {
+    /// Our FIN is about to be sent while the peer may still have something to say: notes which of the
+    /// two goes first, as nobody can tell once both have gone.
+    pub fn notes_fin(&self) {
+        let fin = Fin::about_to_go(self.wire.borrow().raw());
+        self.fin.set(Some(Box::new(fin)));
+    }
+
+    /// How our FIN went, if it was noted.
+    pub fn fin(&self) -> Option<Fin> {
+        let fin = self.fin.take();
+        let noted = fin.as_deref().copied();
+        self.fin.set(fin);
+        noted
+    }
 }
 
 impl Fin {

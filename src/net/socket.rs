@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+use super::early::Early;
 use super::interim::Interim;
 use super::peer::{Fin, Peer, is_of_peer};
 use super::wire::{Moving, Raw, Wire};
@@ -36,15 +37,17 @@ pub struct Stream {
 
 /// The half that knows.
 pub struct Socket {
-    wire: RefCell<Wire>,
+    pub(super) wire: RefCell<Wire>,
     peer_closed: Cell<bool>,
     /// The reading task is registered to be woken by the next event: until there is one, a further
     /// attempt to read would find nothing and change nothing.
     awaits_event: Cell<bool>,
     /// The names of the message that comes in.
-    incoming: RefCell<WireNames>,
+    pub(super) incoming: RefCell<WireNames>,
     /// How many interim responses have come before the answer that is waited for.
     interim: Cell<Interim>,
+    /// What of them is on its way through.
+    pub(super) early: Early,
     /// The names for the head that goes out next.
     outgoing: RefCell<WireNames>,
     head_follows: Cell<bool>,
@@ -62,7 +65,7 @@ pub struct Socket {
     /// It, as it was written, and maybe the beginning of a body behind it.
     written_head: RefCell<Vec<u8>>,
     /// How our FIN went, if it went before the connection's end was decided.
-    fin: Cell<Option<Box<Fin>>>,
+    pub(super) fin: Cell<Option<Box<Fin>>>,
 }
 
 impl Stream {
@@ -75,6 +78,7 @@ impl Stream {
             incoming: RefCell::default(),
             outgoing: RefCell::default(),
             interim: Cell::default(),
+            early: Early::default(),
             head_follows: Cell::new(false),
             heard: Cell::new(false),
             frames: Cell::new(false),
@@ -156,21 +160,6 @@ impl Socket {
         self.hears_out.set(false);
     }
 
-    /// Our FIN is about to be sent while the peer may still have something to say: notes which of the
-    /// two goes first, as nobody can tell once both have gone.
-    pub fn notes_fin(&self) {
-        let fin = Fin::about_to_go(self.wire.borrow().raw());
-        self.fin.set(Some(Box::new(fin)));
-    }
-
-    /// How our FIN went, if it was noted.
-    pub fn fin(&self) -> Option<Fin> {
-        let fin = self.fin.take();
-        let noted = fin.as_deref().copied();
-        self.fin.set(fin);
-        noted
-    }
-
     /// Our address on it, if it is of TCP and still connected.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self.wire.borrow().raw() {
@@ -225,6 +214,7 @@ impl Socket {
         self.expect_head();
         self.hears_out.set(true);
         self.interim.set(Interim::expect());
+        self.early.expect();
     }
 
     /// Notes the names of what came in with the message before.
@@ -440,9 +430,13 @@ impl AsyncRead for Stream {
             } else {
                 socket.heard.set(true);
                 let mut interim = socket.interim.get();
+                let seen = interim.seen();
                 interim.note(bytes)?;
                 socket.interim.set(interim);
                 socket.incoming.borrow_mut().note(bytes);
+                if interim.seen() != seen {
+                    socket.early.came();
+                }
             }
         }
         result
@@ -484,6 +478,7 @@ impl Stream {
 
     /// Writes what is left from before.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.early.move_behind(&mut self.left);
         while !self.left.is_empty() {
             let result = self
                 .socket

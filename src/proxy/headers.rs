@@ -6,7 +6,6 @@
 //! client's connection).
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -16,10 +15,11 @@ use http::header::{
 use http::{HeaderMap, Method, Uri, Version, request, response};
 
 pub use super::connection::{ClientConnection, say_connection};
+use super::hint::hint;
 use super::target::{check_host, check_size, check_target};
 use super::{Failure, grpc};
 use crate::backend::Forwarded;
-use crate::client::Limits;
+use crate::client::{Conn, Limits};
 use crate::pool::Hint;
 
 pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -226,6 +226,12 @@ impl RequestFacts {
             Some(authority) => Some(authority.as_str()),
             None => parts.headers.get(HOST).and_then(|host| host.to_str().ok()),
         }
+    }
+
+    /// Whether the client takes interim responses: those of HTTP/1.0 do not know them (RFC 9110 §15.2), and
+    /// over HTTP/2 the library writes none.
+    pub fn takes_interim(&self, client: &Conn) -> bool {
+        self.http_11 && !client.is_one_of_many()
     }
 
     /// Whether the client asks to leave HTTP for another protocol, as far as its `Connection` says. A 1.0
@@ -537,35 +543,6 @@ pub fn forward_response(parts: &mut response::Parts) -> ResponseFacts {
         coded,
         hint: hint.unwrap_or_default(),
     }
-}
-
-/// What `timeout=0` stands for: Node.js and Apache httpd cut a timeout below a second off to whole
-/// seconds (`_http_outgoing.js`, `ap_set_keepalive`). Who means none says `Connection: close`.
-const BELOW_A_SECOND: Duration = Duration::from_millis(500);
-
-/// Reads `Keep-Alive: timeout=N, max=M`; what it does not understand says nothing.
-fn hint(value: &HeaderValue) -> Hint {
-    let mut hint = Hint::default();
-    for part in value.as_bytes().split(|&byte| byte == b',') {
-        let Ok(part) = std::str::from_utf8(part) else {
-            continue;
-        };
-        let Some((name, number)) = part.split_once('=') else {
-            continue;
-        };
-        let number = number.trim().trim_matches('"').parse::<u32>();
-        match (name.trim(), number) {
-            (name, Ok(seconds)) if name.eq_ignore_ascii_case("timeout") => {
-                hint.timeout = Some(match seconds {
-                    0 => BELOW_A_SECOND,
-                    _ => Duration::from_secs(seconds.into()),
-                });
-            }
-            (name, Ok(more)) if name.eq_ignore_ascii_case("max") => hint.max = Some(more),
-            _ => {}
-        }
-    }
-    hint
 }
 
 #[cfg(test)]

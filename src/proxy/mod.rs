@@ -9,6 +9,8 @@ mod connection;
 mod failure;
 mod grpc;
 pub mod headers;
+mod hint;
+mod interim;
 mod layout;
 mod record;
 mod replay;
@@ -27,6 +29,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, request};
@@ -297,7 +300,8 @@ impl Proxy {
             {
                 replay.let_body_go();
             }
-            let lost = match answered(client, backend, lease.is_reused(), sent).await {
+            let early = facts.takes_interim(client).then_some(timeout);
+            let lost = match answered(client, backend, &mut lease, early, sent).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     break tunnel::switch(client, response, upgrade, lease, backend, record);
                 }
@@ -437,11 +441,13 @@ struct Unanswered {
     refused: bool,
 }
 
-/// Waits for a response's head, as long as the exchange's waits allow.
+/// Waits for a response's head, as long as the exchange's waits allow. Interim responses that come before it
+/// are passed on to a client that takes them; each gives the backend `early` once more, its `timeout`.
 async fn answered(
     client: &Conn,
     backend: &Backend,
-    reused: bool,
+    lease: &mut BackendLease,
+    early: Option<Duration>,
     mut sent: Pin<&mut impl Future<Output = Result<Response<Incoming>, SendError<RequestBody>>>>,
 ) -> Result<Response<Incoming>, Box<Unanswered>> {
     poll_fn(|cx| {
@@ -452,9 +458,25 @@ async fn answered(
                 refused: false,
             })));
         }
-        sent.as_mut().poll(cx).map_err(|lost| {
+        let polled = sent.as_mut().poll(cx);
+        if let Some(timeout) = early {
+            let waker = polled.is_pending().then(|| cx.waker());
+            lease.conn().take_interim(waker, |head| {
+                if let Some(head) = interim::passed_on(head) {
+                    client.socket().send_first(&head);
+                    client.wait_for_backend(Instant::now(), timeout);
+                    backend.tally.passed_interim();
+                }
+            });
+        }
+        polled.map_err(|lost| {
             Box::new(Unanswered {
-                failure: failed(lost.error, client.upload().fault(), backend, reused),
+                failure: failed(
+                    lost.error,
+                    client.upload().fault(),
+                    backend,
+                    lease.is_reused(),
+                ),
                 unsent: lost.unsent,
                 refused: lost.not_processed,
             })

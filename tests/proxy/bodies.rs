@@ -270,7 +270,8 @@ fn a_100_that_nobody_asked_for_and_early_hints_do_not_disturb_the_answer() {
     let proxy = TestProxy::to(backend.addr).start();
     let mut client = Client::connect(proxy.addr());
     for _ in 0..2 {
-        let response = client.get("/");
+        assert_eq!(client.get("/").status, 103);
+        let response = client.response();
         assert_eq!((response.status, response.text().as_str()), (200, "ok"));
     }
     assert_eq!(backend.connections(), 1);

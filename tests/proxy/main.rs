@@ -21,6 +21,7 @@ mod front_websocket;
 mod grpc;
 mod headers;
 mod http2;
+mod interim;
 mod memory;
 mod names;
 mod race;

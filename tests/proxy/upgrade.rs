@@ -1,10 +1,12 @@
 //! Leaving HTTP/1.1 for another protocol: WebSocket by real programs, and every other way by bytes.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::SockRef;
+use tempfile::TempDir;
 use tokio::time::Instant;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -12,12 +14,15 @@ use tungstenite::{Message, WebSocket};
 use warmline::account::{Close, TunnelEnd};
 use warmline::backend::Upgrades;
 use warmline::keepalive::CloseReason;
+use warmline::net::TlsSettings;
 
+use crate::support::certs::Authority;
 use crate::support::client::Client;
+use crate::support::nginx::Nginx;
 use crate::support::node::Node;
-use crate::support::proxy::TestProxy;
+use crate::support::proxy::{Program, TestProxy};
 use crate::support::scripted::{Backend, Conn, PeerEnd};
-use crate::support::{PATIENCE, wait_until};
+use crate::support::{PATIENCE, free_port, local, wait_until};
 use crate::{OK, assert_serves, get};
 
 const SWITCHED: &str =
@@ -135,6 +140,34 @@ fn ended(proxy: &TestProxy, end: TunnelEnd) {
 fn a_websocket_passes() {
     let node = Node::websocket();
     let proxy = TestProxy::to(node.addr).start();
+    speak(&proxy);
+}
+
+/// The same with TLS, through a second proxy.
+#[test]
+fn a_websocket_passes_with_tls_and_through_nginx() {
+    let node = Node::websocket();
+    let authority = Authority::new();
+    let addr = local(free_port());
+    let _nginx = Nginx::start(&format!(
+        "listen {addr} ssl; {} location / {{ proxy_pass http://{}; proxy_http_version 1.1; \
+         proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection Upgrade; }}",
+        authority.certify("127.0.0.1").for_nginx(),
+        node.addr
+    ));
+    let ca = authority.ca();
+    let proxy = TestProxy::to(addr)
+        .upstream(|upstream| {
+            upstream.tls = Some(TlsSettings {
+                ca: Some(ca.clone()),
+                ..TlsSettings::default()
+            });
+        })
+        .start();
+    speak(&proxy);
+}
+
+fn speak(proxy: &TestProxy) {
     let stream = TcpStream::connect(proxy.addr()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let uri = format!("ws://{}/echo", proxy.addr());
@@ -155,7 +188,7 @@ fn a_websocket_passes() {
     assert_eq!(proxy.figures().tunnels.open(), 1);
     close(socket);
 
-    ended(&proxy, TunnelEnd::Closed);
+    ended(proxy, TunnelEnd::Closed);
     proxy.wait_closed_for(CloseReason::Upgraded, 1);
     let figures = proxy.figures();
     assert_eq!(figures.counts.leased, 0);
@@ -470,4 +503,33 @@ fn a_stop_cuts_tunnels_off_when_its_time_is_over() {
     assert_eq!(client.read(4), "late");
     assert_eq!(client.end(), PeerEnd::Reset);
     assert_eq!(proxy.figures().tunnels.ended[TunnelEnd::CutOff as usize], 1);
+}
+
+/// One line for a tunnel, once it has ended.
+#[test]
+fn the_access_log_tells_of_a_tunnel_at_its_end() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log");
+    let backend = switching(|mut line| {
+        assert_eq!(line.read(7), "goodbye");
+        line.send("bye");
+        line.end();
+    });
+    let program = Program::run(&format!(
+        "[access_log]\npath = \"{}\"\nformat = \"extended\"\n[upstreams.app]\nservers = [\"{}\"]\n",
+        path.display(),
+        backend.addr
+    ));
+    let log = || fs::read_to_string(&path).unwrap_or_default();
+    let mut client = Line::switched(program.addr);
+    client.send("goodbye");
+    assert_eq!(client.read(3), "bye");
+    assert_eq!(log(), "");
+    client.fin();
+    assert_eq!(client.end(), PeerEnd::Fin);
+    wait_until(PATIENCE, "the line", || log().ends_with('\n'));
+    let log = log();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.contains("\"GET /chat HTTP/1.1\" 101 3 "), "{log}");
+    assert!(log.contains("close=upgraded"), "{log}");
 }
