@@ -205,11 +205,7 @@ impl Arm {
             access_log: None,
             listeners: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()],
             hosts: Vec::new(),
-            routes: vec![RouteSettings {
-                host: None,
-                path: "/".to_owned(),
-                upstream: name.to_owned(),
-            }],
+            routes: vec![RouteSettings::to("/", name).into()],
             upstreams: vec![upstream],
         })?;
         Ok(Arm {

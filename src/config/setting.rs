@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use crate::route::Template;
+
 /// One kind of table in the file.
 #[derive(Debug)]
 pub struct Table {
@@ -120,8 +122,20 @@ pub enum Takes {
     Device,
     /// A host name of a route.
     Host,
-    /// A path prefix of a route.
+    /// A path, or the beginning of one.
     Path,
+    /// A regular expression.
+    Pattern,
+    /// A list of methods.
+    Methods,
+    /// Headers, and what they have to say.
+    Headers,
+    /// What becomes of headers.
+    Changes,
+    /// A text with variables.
+    Template,
+    /// A text.
+    Text,
     /// The name of an upstream.
     Upstream,
     /// A part of the requests.
@@ -212,6 +226,12 @@ impl Takes {
             Takes::Device => "the name of a network device",
             Takes::Host => "a host name",
             Takes::Path => "a path",
+            Takes::Pattern => "a regular expression",
+            Takes::Methods => "a list of methods",
+            Takes::Headers => "a table of headers",
+            Takes::Changes => "a table of `set`, `add` and `remove`",
+            Takes::Template => "a text with variables",
+            Takes::Text => "a text",
             Takes::Upstream => "the name of an upstream",
             Takes::Share => "a part of the requests",
             Takes::Key => "what tells requests that belong together",
@@ -301,6 +321,24 @@ impl Takes {
             }
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
+            Takes::Pattern => {
+                "a regular expression such as '\\.(png|css)$'; `(?i)` before it disregards case"
+                    .to_owned()
+            }
+            Takes::Methods => "a list such as [\"GET\", \"POST\"]".to_owned(),
+            Takes::Headers => {
+                "a table such as { X-Api = \"2\", Cookie = \"~beta=1\", Authorization = \"*\" }"
+                    .to_owned()
+            }
+            Takes::Changes => "a table such as { set = { X-Real-IP = \"$remote_addr\" }, remove = \
+                               [\"X-Debug\"] }"
+                .to_owned(),
+            Takes::Template => {
+                let names: Vec<_> = Template::names().map(|name| format!("${name}")).collect();
+                let names = names.join(" ");
+                format!("a text with variables: {names} $http_NAME $1 to $9; `$$` is a dollar")
+            }
+            Takes::Text => "a text".to_owned(),
             Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
             Takes::Share => "a part from 0 to 1, such as 0.05 or \"5%\"".to_owned(),
             Takes::Key => "\"request\", \"client\", or \"header:NAME\"".to_owned(),
@@ -320,6 +358,10 @@ impl Takes {
             Takes::Host | Takes::Name => "host",
             Takes::Header => "header",
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
+            Takes::Pattern => "pattern",
+            Takes::Methods => "list",
+            Takes::Headers | Takes::Changes => "table",
+            Takes::Template | Takes::Text => "text",
             Takes::Ports => "ports",
             Takes::Device | Takes::Upstream => "name",
             Takes::Share => "part",
@@ -351,6 +393,12 @@ impl Takes {
             | Takes::Device
             | Takes::Host
             | Takes::Path
+            | Takes::Pattern
+            | Takes::Methods
+            | Takes::Headers
+            | Takes::Changes
+            | Takes::Template
+            | Takes::Text
             | Takes::Upstream
             | Takes::Share
             | Takes::Key => (0, u64::MAX),
@@ -381,6 +429,12 @@ impl Takes {
             | Takes::Device
             | Takes::Host
             | Takes::Path
+            | Takes::Pattern
+            | Takes::Methods
+            | Takes::Headers
+            | Takes::Changes
+            | Takes::Template
+            | Takes::Text
             | Takes::Upstream
             | Takes::Share
             | Takes::Key => None,

@@ -92,11 +92,7 @@ fn the_least_file_is_all_defaults() {
         certificates: Vec::new(),
         listeners: vec![address.into()],
         hosts: Vec::new(),
-        routes: vec![RouteSettings {
-            host: None,
-            path: "/".to_owned(),
-            upstream: "app".to_owned(),
-        }],
+        routes: vec![RouteSettings::to("/", "app").into()],
         upstreams: vec![backend::Settings::new(
             "app",
             vec![ServerSettings::new("127.0.0.1:9000")],
@@ -175,14 +171,13 @@ fn every_setting_arrives() {
     );
     let route = |host: Option<&str>, path: &str, upstream: &str| RouteSettings {
         host: host.map(str::to_owned),
-        path: path.to_owned(),
-        upstream: upstream.to_owned(),
+        ..RouteSettings::to(path, upstream)
     };
     assert_eq!(
         settings.routes,
         [
-            route(Some("*.shop.example"), "/api", "b"),
-            route(None, "/", "a.1")
+            route(Some("*.shop.example"), "/api", "b").into(),
+            route(None, "/", "a.1").into()
         ]
     );
     let b = backend::Settings {

@@ -11,6 +11,7 @@ mod record;
 mod replay;
 mod report;
 pub mod retry;
+mod routed;
 mod target;
 mod upstream;
 
@@ -34,7 +35,7 @@ use crate::backend::{self, SendError};
 use crate::client::{BodyFault, Conn, Framing, Wait, answer};
 use crate::keepalive::{CloseReason, Verdict, drops_connection};
 use crate::pool::{Identity, Wants};
-use crate::route::Router;
+use crate::route::{Changed, Router};
 use crate::split;
 
 use body::BackendLease;
@@ -43,6 +44,7 @@ use record::Record;
 use replay::Replay;
 use report::{Chain, report};
 use retry::{Attempt, Proof};
+use routed::{Lead, Routed, To, asked};
 use upstream::{Backend, Upstream};
 
 use body::Upload;
@@ -50,11 +52,12 @@ pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
 pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
 pub use record::{Ear, Ears};
+pub use routed::{Otherwise, Way};
 pub use upstream::PoolView;
 
 /// One worker's half of the proxy: the routes, and its own connections to every backend.
 pub struct Proxy {
-    router: Arc<Router<usize>>,
+    router: Arc<Router<Way>>,
     upstreams: Vec<Rc<Upstream>>,
     /// Of each, which one is its short arm.
     short_arms: Vec<Option<usize>>,
@@ -166,11 +169,18 @@ impl Proxy {
         client: Rc<Conn>,
         request: Request<Incoming>,
     ) -> Result<Response<RelayBody>, Infallible> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let mut record = Record::begin(&self.ears, &client, Instant::now());
         record.asks(&parts);
         if client.has_hosts() {
             client.is_for(RequestFacts::host(&parts));
+        }
+        let host = RequestFacts::host(&parts);
+        let way = self
+            .router
+            .find_for(host, parts.uri.path(), Some(&asked(&client, &parts)));
+        if let Some(otherwise) = way.and_then(Way::client) {
+            client.is_on_route(otherwise);
         }
         // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
         // even beside our close: so it is answered in its own version.
@@ -187,9 +197,21 @@ impl Proxy {
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         // Who waits for a 100 that does not come may yet send something: Apache's `expecting_100`.
         facts.ends |= facts.expects_continue() && body.is_end_stream();
-        let answer = self
-            .forward(&client, parts, body, &facts, &mut record)
-            .await;
+        let routed = way.ok_or(Failure::NoRoute);
+        let (answer, changed) = match routed.and_then(|way| way.take(&client, &mut parts)) {
+            Err(failure) => (Err(failure), Changed::default()),
+            Ok(Routed { to, response }) => (
+                match to {
+                    To::Own(answer) => Ok(answer.give(&client, &facts, record.hand_on())),
+                    To::Upstream(lead) => {
+                        let request = (parts, body);
+                        self.forward(&client, request, &facts, lead, &mut record)
+                            .await
+                    }
+                },
+                response,
+            ),
+        };
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
@@ -197,42 +219,40 @@ impl Proxy {
                 refusal(&client, Some(&facts), &failure, record)
             }
         };
+        changed.apply(response.headers_mut());
         *response.version_mut() = version;
         Ok(response)
     }
 
-    /// The upstream of a request's route, and of its two arms the one that the request goes to.
-    fn way(
+    /// The upstream of this index, and of its two arms the one that a request goes to.
+    fn arms(
         &self,
+        index: usize,
         client: &Conn,
         parts: &request::Parts,
-    ) -> Result<(&Rc<Upstream>, &Rc<Upstream>), Failure> {
-        let index = self
-            .router
-            .find(RequestFacts::host(parts), parts.uri.path())
-            .ok_or(Failure::NoRoute)?;
+    ) -> (&Rc<Upstream>, &Rc<Upstream>) {
         let whole = &self.upstreams[index];
         match self.short_arms[index] {
             Some(short) if whole.is_split_off(client, &parts.headers) => {
-                Ok((whole, &self.upstreams[short]))
+                (whole, &self.upstreams[short])
             }
-            _ => Ok((whole, whole)),
+            _ => (whole, whole),
         }
     }
 
     async fn forward(
         &self,
         client: &Rc<Conn>,
-        mut parts: request::Parts,
-        body: Incoming,
+        (mut parts, body): (request::Parts, Incoming),
         facts: &RequestFacts,
+        lead: Lead,
         record: &mut Record,
     ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
-        let (whole, mut upstream) = self.way(client, &parts)?;
+        let (whole, mut upstream) = self.arms(lead.upstream, client, &parts);
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
-        let kept = upstream.settings().retry_body;
+        let kept = lead.retry_body.unwrap_or(upstream.settings().retry_body);
         let length = body.size_hint().exact();
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
@@ -254,7 +274,9 @@ impl Proxy {
             ..introduction(client, upstream, backend)
         };
         headers::forward_request(&mut parts, facts, &introduction);
-        let timeout = upstream.settings().timeout;
+        lead.request.apply(&mut parts.headers);
+        let timeout = lead.timeout.unwrap_or(upstream.settings().timeout);
+        record.waits(timeout);
         let mut request = Request::from_parts(parts, RequestBody::of(body, client, timeout));
         let mut before = 0;
         loop {

@@ -76,6 +76,7 @@ struct Noted {
     outcome: Outcome,
     sent: u64,
     upstream: Option<Rc<Upstream>>,
+    timeout: Duration,
     backend: Option<Rc<Backend>>,
     checkout: Option<Instant>,
     answered: Option<Instant>,
@@ -98,6 +99,7 @@ impl Record {
             outcome: Outcome::ClientGone,
             sent: 0,
             upstream: None,
+            timeout: Duration::ZERO,
             backend: None,
             checkout: None,
             answered: None,
@@ -121,10 +123,9 @@ impl Record {
         self.noted().began
     }
 
-    /// How long its upstream's backends have to move; 0 before it has one.
+    /// How long its backend has to move; 0 before it has one.
     pub(super) fn timeout(&mut self) -> Duration {
-        let upstream = self.noted().upstream.as_ref();
-        upstream.map_or(Duration::ZERO, |upstream| upstream.settings().timeout)
+        self.noted().timeout
     }
 
     /// The request, before it is made another for the backend.
@@ -146,6 +147,11 @@ impl Record {
     /// It goes to this upstream.
     pub(super) fn goes_to(&mut self, upstream: &Rc<Upstream>) {
         self.noted().upstream = Some(Rc::clone(upstream));
+    }
+
+    /// Its backend has so long to move.
+    pub(super) fn waits(&mut self, timeout: Duration) {
+        self.noted().timeout = timeout;
     }
 
     /// This backend is to answer it.
@@ -183,7 +189,7 @@ impl Record {
         let noted = self.noted();
         noted.status = status;
         noted.outcome = outcome;
-        if outcome == Outcome::Refused {
+        if matches!(outcome, Outcome::Refused | Outcome::Own) {
             noted.ended = Some(at);
         } else {
             noted.answered = Some(at);

@@ -65,11 +65,7 @@ impl TestProxy {
                 access_log: None,
                 listeners: vec![super::local(0).into()],
                 hosts: Vec::new(),
-                routes: vec![RouteSettings {
-                    host: None,
-                    path: "/".to_owned(),
-                    upstream: "test".to_owned(),
-                }],
+                routes: vec![RouteSettings::to("/", "test").into()],
                 upstreams: vec![backend::Settings::new("test", servers)],
             },
         }
