@@ -87,6 +87,7 @@ fn request(c: &mut Criterion) {
     ] {
         let introduction = Introduction {
             client: &client,
+            is_believed: false,
             scheme: "http",
             subject: None,
             forwarded,

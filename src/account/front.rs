@@ -85,6 +85,7 @@ pub struct FrontTally {
     handshakes: [AtomicU64; Handshake::ALL.len()],
     http2: AtomicU64,
     floods: [AtomicU64; Flood::ALL.len()],
+    not_introduced: AtomicU64,
 }
 
 impl FrontTally {
@@ -101,6 +102,11 @@ impl FrontTally {
     /// Counts an exchange that no backend had a part in.
     pub(crate) fn note(&self, over: &Over) {
         self.traffic.note(over);
+    }
+
+    /// Counts a connection of one who has to introduce its client, and has not.
+    pub(crate) fn not_introduced(&self) {
+        more(&self.not_introduced, 1);
     }
 
     /// Counts a TLS handshake.
@@ -125,6 +131,7 @@ impl FrontTally {
         let over = self.over.load(Ordering::Acquire);
         let begun = self.begun.load(Ordering::Relaxed);
         sum.under_way += begun.saturating_sub(over);
+        sum.not_introduced += self.not_introduced.load(Ordering::Relaxed);
         let counts = self.handshakes.iter().zip(&mut sum.handshakes);
         for (cell, sum) in counts.chain(self.floods.iter().zip(&mut sum.floods)) {
             *sum += cell.load(Ordering::Relaxed);
@@ -146,6 +153,8 @@ pub struct FrontFigures {
     pub http2: u64,
     /// Clients that were sent away, by [`Flood`].
     pub floods: [u64; Flood::ALL.len()],
+    /// Connections that were closed for want of a PROXY header.
+    pub not_introduced: u64,
 }
 
 #[cfg(test)]

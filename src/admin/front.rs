@@ -14,6 +14,13 @@ pub(super) fn write(page: &mut Page, facts: &Facts) {
         "Client connections that are open, idle ones and those that are being closed included.",
     )
     .sample(&[], facts.clients);
+    page.family(
+        "warmline_clients_not_introduced_total",
+        Counter,
+        "Client connections that were closed since they had to begin with a PROXY header (proxy_protocol), and began otherwise, \
+         broke off within it or did not send it in time.",
+    )
+    .sample(&[], facts.front.not_introduced);
     let mut family = page.family(
         "warmline_tls_handshakes_total",
         Counter,

@@ -264,7 +264,8 @@ pub enum Forwarded {
     Rfc7239,
     /// Both of them.
     Both,
-    /// None; what the client sent of them is passed on as it is.
+    /// None. What the client sent of them is passed on as it is, unless there is a list of others who are
+    /// trusted.
     Off,
 }
 

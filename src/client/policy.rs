@@ -43,7 +43,7 @@ impl Policy {
             let names = host.names.iter();
             names.map(move |name| (Some(name.as_str()), "/", index))
         });
-        let router = (!hosts.is_empty()).then(|| Router::new(names));
+        let by_name = (!hosts.is_empty()).then(|| Router::new(names));
         let hosts: Vec<_> = hosts
             .iter()
             .map(|host| host.client.over(&listener))
@@ -64,7 +64,7 @@ impl Policy {
             settings,
             hosts: hosts.len(),
             routes: asked,
-            router,
+            router: by_name,
         }
     }
 

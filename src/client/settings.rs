@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::trust::Trust;
 use crate::keepalive::KeepAlive;
+use crate::net::Networks;
 
 /// How clients are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,19 @@ pub struct Settings {
     /// Default: off, as Apache httpd answers. Source: `HAProxy`, `option abortonclose`; nginx,
     /// `proxy_ignore_client_abort off`.
     pub abort_on_close: bool,
+
+    /// Whose connections begin with a PROXY header, of version 1 or 2, that names the client they were
+    /// opened for. Without it they are closed. From all others it is no part of HTTP, and answered as what is not.
+    ///
+    /// Default: nobody's. Source: `HAProxy`, `doc/proxy-protocol.txt`, `tcp-request connection expect-proxy layer4`;
+    /// nginx, `listen … proxy_protocol` (there everybody's); Apache httpd 2.4, `RemoteIPProxyProtocol` and
+    /// `RemoteIPProxyProtocolExceptions` (everybody's but).
+    pub introduced_by: Networks,
+
+    /// Which proxies are believed when they say in a header for whom a request is.
+    ///
+    /// Default: none. Source: Apache httpd 2.4, `mod_remoteip`; nginx, `set_real_ip_from`, `real_ip_header`.
+    pub trust: Trust,
 
     /// Whether and how HTTP/2 is spoken.
     pub http2: Http2,
@@ -91,6 +106,8 @@ impl Default for Settings {
             abort_on_close: false,
             http2: Http2::default(),
             subject_header: None,
+            introduced_by: Networks::default(),
+            trust: Trust::default(),
         }
     }
 }
@@ -238,6 +255,12 @@ pub struct Overrides {
     pub http2_max_streams: Option<u32>,
     /// [`Http2::max_header_list`].
     pub http2_max_header_list: Option<u32>,
+    /// [`Settings::introduced_by`].
+    pub introduced_by: Option<Networks>,
+    /// [`Trust::proxies`].
+    pub trusted_proxies: Option<Networks>,
+    /// [`Trust::header`].
+    pub trusted_header: Option<HeaderName>,
 }
 
 impl Overrides {
@@ -269,6 +292,20 @@ impl Overrides {
                     .unwrap_or(base.http2.max_header_list),
             },
             subject_header: base.subject_header.clone(),
+            introduced_by: self
+                .introduced_by
+                .clone()
+                .unwrap_or_else(|| base.introduced_by.clone()),
+            trust: Trust {
+                proxies: self
+                    .trusted_proxies
+                    .clone()
+                    .unwrap_or_else(|| base.trust.proxies.clone()),
+                header: self
+                    .trusted_header
+                    .clone()
+                    .unwrap_or_else(|| base.trust.header.clone()),
+            },
         }
     }
 }

@@ -33,6 +33,9 @@ const ANSWERS: [(&str, &[&str]); 3] = [
     ("respond", &["respond_body", "respond_type"]),
 ];
 
+/// Something is not as it should be, and was noted.
+pub(super) struct Wrong;
+
 /// How many groups a path captures.
 pub(super) fn groups(path: &PathMatch) -> usize {
     match path {
@@ -144,21 +147,24 @@ fn respond(section: &Section<'_>, groups: usize, reader: &mut Reader<'_>) -> Opt
     })
 }
 
-/// What becomes of the path; the outer `None` if something about it is wrong.
+/// What becomes of the path.
+///
+/// # Errors
+/// Something about it is wrong, and noted.
 pub(super) fn rewrite(
     section: &Section<'_>,
     groups: usize,
     reader: &mut Reader<'_>,
-) -> Option<Option<Rewrite>> {
+) -> Result<Option<Rewrite>, Wrong> {
     let strips = switch(reader, section, "strip_prefix");
     if strips != Some(true) {
         let Some((setting, value)) = section.get("rewrite") else {
-            return Some(None);
+            return Ok(None);
         };
-        let to = template(setting, value, Use::Path, groups, reader)?;
-        return Some(Some(Rewrite::To(to)));
+        let to = template(setting, value, Use::Path, groups, reader).ok_or(Wrong)?;
+        return Ok(Some(Rewrite::To(to)));
     }
-    let span = section.value_span("strip_prefix")?;
+    let span = section.value_span("strip_prefix").ok_or(Wrong)?;
     for (other, title) in [
         (
             "path_exact",
@@ -180,13 +186,13 @@ pub(super) fn rewrite(
                     .also(there, "beside this")
                     .help("with `path_regex`, capture what is to stay: rewrite = \"/$1\""),
             );
-            return None;
+            return Err(Wrong);
         }
     }
     let prefix = reader.read_or(section, "path", "/".to_owned(), |scalar| {
         super::address::route_path(&scalar.text)
-    })?;
-    Some(Some(Rewrite::Strip(prefix)))
+    });
+    Ok(Some(Rewrite::Strip(prefix.ok_or(Wrong)?)))
 }
 
 /// What becomes of headers; `None` if something about it is wrong.
@@ -262,11 +268,11 @@ impl Changing<'_> {
         let Some(list) = value.get_ref().as_array() else {
             return self.wrong_part("remove", "a list of names", value, reader);
         };
-        for value in list.iter() {
+        for value in list {
             let text = reader.value(self.setting, value, |scalar| {
                 Ok::<_, String>(scalar.text.clone())
             });
-            let name = text.and_then(|text| self.name(&text, value.span(), reader));
+            let name = text.and_then(|text| header(&text, value.span(), reader));
             match name {
                 Some(name) if name == HOST => {
                     self.is_sound = false;
@@ -301,7 +307,7 @@ impl Changing<'_> {
         reader: &mut Reader<'_>,
     ) {
         for (key, value) in in_order(table) {
-            let name = self.name(key.get_ref(), key.span(), reader);
+            let name = header(key.get_ref(), key.span(), reader);
             let template = template(self.setting, value, Use::Header, self.groups, reader);
             let (Some(name), Some(template)) = (name, template) else {
                 self.is_sound = false;
@@ -321,24 +327,6 @@ impl Changing<'_> {
         }
     }
 
-    fn name(
-        &mut self,
-        text: &str,
-        span: Range<usize>,
-        reader: &mut Reader<'_>,
-    ) -> Option<HeaderName> {
-        let name = name(text, span.clone(), reader)?;
-        if !is_framing(&name) {
-            return Some(name);
-        }
-        reader.note(
-            Finding::fault(format!("{} is the proxy's to say", quoted(text)))
-                .at(span, "it belongs to the connection or to the body")
-                .help("remove it from here"),
-        );
-        None
-    }
-
     fn wrong_part(
         &mut self,
         part: &str,
@@ -354,6 +342,20 @@ impl Changing<'_> {
                 .help(format!("allowed: {}", self.setting.allowed())),
         );
     }
+}
+
+/// The name of a header that may be changed.
+fn header(text: &str, span: Range<usize>, reader: &mut Reader<'_>) -> Option<HeaderName> {
+    let name = name(text, span.clone(), reader)?;
+    if !is_framing(&name) {
+        return Some(name);
+    }
+    reader.note(
+        Finding::fault(format!("{} is the proxy's to say", quoted(text)))
+            .at(span, "it belongs to the connection or to the body")
+            .help("remove it from here"),
+    );
+    None
 }
 
 fn is_one_host(change: &HeaderChange) -> bool {

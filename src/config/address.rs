@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::lookup::SERVICE;
 
-use crate::net::{LONGEST_DEVICE, PortRange};
+use crate::net::{LONGEST_DEVICE, Network, NoNetwork, PortRange};
 
 /// The port of a backend that names none: HTTP's own.
 const HTTP_PORT: u16 = 80;
@@ -94,6 +94,15 @@ pub enum Wrong {
     /// Port 0 in a range.
     #[error("port 0 cannot be connected from")]
     FromPortZero,
+    /// Not a number of bits behind an address.
+    #[error("`{0}` is not how many bits the addresses have in common")]
+    Bits(String),
+    /// Not an address before the number of bits, nor one alone.
+    #[error("`{0}` is not an IP address")]
+    Ip(String),
+    /// An address and a number of bits that do not make a network.
+    #[error(transparent)]
+    Network(#[from] NoNetwork),
     /// What cannot be the name of a device.
     #[error("not the name of a device: 1 to {LONGEST_DEVICE} characters, no spaces, no `/`")]
     Device,
@@ -183,6 +192,33 @@ pub fn ports(text: &str) -> Result<PortRange, Wrong> {
         return Err(Wrong::Backwards(high, low));
     }
     Ok(PortRange { low, high })
+}
+
+/// Reads a network, `10.0.0.0/8` or `2001:db8::/32`, or an address, which is a network of one.
+///
+/// # Errors
+/// When it is a name, no address, has more bits than an address, or is an address within a network.
+pub fn network(text: &str) -> Result<Network, Wrong> {
+    if text.is_empty() {
+        return Err(Wrong::Empty);
+    }
+    let (address, bits) = match text.split_once('/') {
+        Some((address, bits)) => (address, Some(bits)),
+        None => (text, None),
+    };
+    let Ok(ip) = address.parse::<IpAddr>() else {
+        return Err(match host_name(address) {
+            Ok(()) => Wrong::Name(address.to_owned()),
+            Err(_) => Wrong::Ip(address.to_owned()),
+        });
+    };
+    let Some(bits) = bits else {
+        return Ok(Network::of_one(ip));
+    };
+    let is_number = bits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = bits.parse().ok().filter(|_| is_number);
+    let number = number.ok_or_else(|| Wrong::Bits(bits.to_owned()))?;
+    Ok(Network::new(ip, number)?)
 }
 
 /// Reads the name of a network device. Whether there is one is seen at the start.

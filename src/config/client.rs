@@ -9,10 +9,11 @@ use toml::de::DeTable;
 use super::file::{is_empty, several, single};
 use super::read::{Reader, Section};
 use super::report::{Finding, quoted};
-use super::values::{keep_alive, list, number, switch, time, whole_or_inherit};
+use super::values::{given_list, keep_alive, list, number, switch, time, whole_or_inherit};
 use super::{address, keys, read_timeout};
 use crate::client::{HostSettings, Overrides, Settings};
 use crate::keepalive::KeepAlive;
+use crate::net::Networks;
 
 /// How clients are served, and how many there may be.
 pub(super) fn client(
@@ -25,10 +26,9 @@ pub(super) fn client(
     let keep_alive = keep_alive(reader, &section, KeepAlive::CLIENT);
     let mut overrides = common(reader, &section);
     limits_of_head(reader, &section, &mut overrides);
+    proxies_in_front(reader, &section, &mut overrides);
     http2(reader, &section, &mut overrides);
-    let subject_header = reader.read(&section, "tls_subject_header", |scalar| {
-        HeaderName::from_bytes(scalar.text.as_bytes()).map_err(|_| "no name that a header can have")
-    });
+    let subject_header = header(reader, &section, "tls_subject_header");
     let settings = Settings {
         keep_alive,
         subject_header,
@@ -42,6 +42,7 @@ pub(super) fn client(
 pub(super) fn of_listener(reader: &mut Reader<'_>, section: &Section<'_>) -> Overrides {
     let mut overrides = overrides(reader, section);
     limits_of_head(reader, section, &mut overrides);
+    proxies_in_front(reader, section, &mut overrides);
     http2(reader, section, &mut overrides);
     overrides
 }
@@ -85,6 +86,22 @@ fn limits_of_head(reader: &mut Reader<'_>, section: &Section<'_>, overrides: &mu
     let fields = number(reader, section, "limit_request_fields");
     overrides.fields = fields.map(|most: usize| Some(most).filter(|&most| most > 0));
     overrides.field_size = number(reader, section, "limit_request_field_size");
+}
+
+/// Who introduces clients, and who is believed about them: known before any host is.
+fn proxies_in_front(reader: &mut Reader<'_>, section: &Section<'_>, overrides: &mut Overrides) {
+    let introducing = given_list(reader, section, "proxy_protocol", address::network);
+    overrides.introduced_by = introducing.map(Networks::new);
+    let trusted = given_list(reader, section, "trusted_proxies", address::network);
+    overrides.trusted_proxies = trusted.map(Networks::new);
+    overrides.trusted_header = header(reader, section, "trusted_header");
+}
+
+/// The name of a header.
+fn header(reader: &mut Reader<'_>, section: &Section<'_>, name: &str) -> Option<HeaderName> {
+    reader.read(section, name, |scalar| {
+        HeaderName::from_bytes(scalar.text.as_bytes()).map_err(|_| "no name that a header can have")
+    })
 }
 
 /// The virtual hosts.

@@ -153,13 +153,13 @@ impl<'a> Explaining<'a> {
     /// The n-th table of a list of them.
     fn nth(&self, kind: &'static Table, n: usize) -> Option<Layer<'a>> {
         let list = self.root.get(kind.key)?.get_ref().as_array()?;
-        let table = list.iter().nth(n)?.get_ref().as_table()?;
+        let table = list.get(n)?.get_ref().as_table()?;
         Some(Layer { kind, table })
     }
 
     fn place_of_nth(&self, kind: &'static Table, n: usize) -> Option<String> {
         let list = self.root.get(kind.key)?.get_ref().as_array()?;
-        Some(self.place(list.iter().nth(n)?.span().start))
+        Some(self.place(list.get(n)?.span().start))
     }
 
     /// Says which routes are tried; the number of the one that is taken.

@@ -68,6 +68,9 @@ pub const CLIENT: Table = Table {
         doors::MAX_STREAMS,
         doors::MAX_HEADER_LIST,
         doors::SUBJECT_HEADER,
+        PROXY_PROTOCOL,
+        TRUSTED_PROXIES,
+        TRUSTED_HEADER,
         MAX_CONNECTIONS,
     ],
 };
@@ -170,6 +173,9 @@ pub const LISTENERS: Table = Table {
         doors::HTTP2.inherited(),
         doors::MAX_STREAMS.inherited(),
         doors::MAX_HEADER_LIST.inherited(),
+        PROXY_PROTOCOL.inherited(),
+        TRUSTED_PROXIES.inherited(),
+        TRUSTED_HEADER.inherited(),
     ],
 };
 
@@ -179,7 +185,8 @@ pub const HOSTS: Table = Table {
     key: "hosts",
     about: "A name-based virtual host: what is said here is for requests to these hosts, on every \
             listener; what is left out is as on the listener. Until a request has named its host the \
-            listener's settings count, so the limits of its line and its header lines are not here.",
+            listener's settings count, so the limits of its line and its header lines are not here, nor who \
+            introduces clients and is trusted.",
     settings: &[
         NAMES,
         KEEP_ALIVE.inherited(),
@@ -321,6 +328,39 @@ pub(super) const ABORT_ON_CLOSE: Setting = Setting {
               is answered; a reset always ends the exchange.",
     apache: "none (never)",
     nginx: "`proxy_ignore_client_abort off` (always)",
+};
+
+const PROXY_PROTOCOL: Setting = Setting {
+    name: "proxy_protocol",
+    alias: None,
+    takes: Takes::Networks,
+    default: Default::Is("[]"),
+    meaning: "Whose connections begin with a PROXY header (version 1 or 2), which names the client. Without \
+              one they are closed; from others it is not taken.",
+    apache: "`RemoteIPProxyProtocol`",
+    nginx: "`listen … proxy_protocol` (everybody's)",
+};
+
+const TRUSTED_PROXIES: Setting = Setting {
+    name: "trusted_proxies",
+    alias: None,
+    takes: Takes::Networks,
+    default: Default::Is("[]"),
+    meaning: "Proxies that are believed when they say in a header for which client a request is. With such a list, \
+              what others say in `Forwarded`, `X-Forwarded-…` and `X-Real-IP` is removed.",
+    apache: "`RemoteIPInternalProxy`, `RemoteIPTrustedProxy`",
+    nginx: "`set_real_ip_from`, `real_ip_recursive on`",
+};
+
+const TRUSTED_HEADER: Setting = Setting {
+    name: "trusted_header",
+    alias: None,
+    takes: Takes::Header,
+    default: Default::Is("\"x-forwarded-for\""),
+    meaning: "The header they say it in: `forwarded` (RFC 7239), or any that is an address or a list of them, of which \
+              the last one counts that is not a trusted proxy's.",
+    apache: "`RemoteIPHeader`",
+    nginx: "`real_ip_header` (X-Real-IP)",
 };
 
 const MAX_CONNECTIONS: Setting = Setting {

@@ -10,7 +10,7 @@ use super::setting::{Default, Setting, Table, Takes};
 pub const ROUTES: Table = Table {
     header: "[[routes]]",
     key: "routes",
-    about: "Which requests go where. The most specific route wins: first by host; then exact paths, regular \
+    about: "Which requests go where. The most specific route wins: those for a `scheme` first; then by host; then exact paths, regular \
             expressions in the order of the file, the longest prefix; of two for the same path the one that \
             asks for more ([routing.md](routing.md)). Where there is exactly one upstream, routes may be left \
             out altogether: everything goes to it. What is said of clients here is for requests on this \
@@ -42,7 +42,7 @@ pub const ROUTES: Table = Table {
             takes: Takes::Path,
             default: Default::None("any path below `path`"),
             meaning: "The path, and nothing below it. In place of `path`.",
-            apache: "`<Location>` with `LocationMatch \"^/x$\"`",
+            apache: "`LocationMatch \"^/x$\"`",
             nginx: "`location =`",
         },
         Setting {

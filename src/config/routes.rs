@@ -77,7 +77,7 @@ fn route(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<RouteSettings
         path: path?,
         conditions: conditions?,
         action: action?,
-        rewrite: rewrite?,
+        rewrite: rewrite.ok()?,
         changes: changes?,
     };
     Some(RouteSettings { route, otherwise })

@@ -106,6 +106,8 @@ pub enum Takes {
     Servers,
     /// A list of IP addresses.
     Addresses,
+    /// A list of networks.
+    Networks,
     /// The path of a file.
     File,
     /// The path of a file to write, or one of these words.
@@ -218,9 +220,10 @@ impl Takes {
             Takes::Server => "a backend's address",
             Takes::Servers => "a list of backends",
             Takes::Addresses => "a list of IP addresses",
+            Takes::Networks => "a list of IP addresses and networks",
+            Takes::Header => "the name of a header",
             Takes::File | Takes::FileOr(_) => "the path of a file",
             Takes::Name => "the name of a host",
-            Takes::Header => "the name of a header",
             Takes::NameServers => "a list of name servers",
             Takes::Ports => "a range of ports",
             Takes::Device => "the name of a network device",
@@ -302,6 +305,10 @@ impl Takes {
                 "a list of this machine's addresses, such as [\"10.0.0.5\", \"10.0.0.6\"]"
                     .to_owned()
             }
+            Takes::Networks => {
+                "a list of addresses and networks, such as [\"10.0.0.0/8\", \"192.0.2.7\", \"2001:db8::/32\"]"
+                    .to_owned()
+            }
             Takes::File => "a path, from the working directory or absolute".to_owned(),
             Takes::FileOr(words) => {
                 let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
@@ -321,23 +328,11 @@ impl Takes {
             }
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
-            Takes::Pattern => {
-                "a regular expression such as '\\.(png|css)$'; `(?i)` before it disregards case"
-                    .to_owned()
-            }
+            Takes::Pattern => PATTERN.to_owned(),
             Takes::Methods => "a list such as [\"GET\", \"POST\"]".to_owned(),
-            Takes::Headers => {
-                "a table such as { X-Api = \"2\", Cookie = \"~beta=1\", Authorization = \"*\" }"
-                    .to_owned()
-            }
-            Takes::Changes => "a table such as { set = { X-Real-IP = \"$remote_addr\" }, remove = \
-                               [\"X-Debug\"] }"
-                .to_owned(),
-            Takes::Template => {
-                let names: Vec<_> = Template::names().map(|name| format!("${name}")).collect();
-                let names = names.join(" ");
-                format!("a text with variables: {names} $http_NAME $1 to $9; `$$` is a dollar")
-            }
+            Takes::Headers => HEADERS.to_owned(),
+            Takes::Changes => CHANGES.to_owned(),
+            Takes::Template => template(),
             Takes::Text => "a text".to_owned(),
             Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
             Takes::Share => "a part from 0 to 1, such as 0.05 or \"5%\"".to_owned(),
@@ -354,12 +349,16 @@ impl Takes {
             Takes::Time { .. } | Takes::TimeOrOff { .. } | Takes::ReadTimeout => "time",
             Takes::Word(_) | Takes::Key => "word",
             Takes::Listen | Takes::ListenOrUnix | Takes::Server => "address",
-            Takes::Servers | Takes::Addresses | Takes::NameServers | Takes::Hosts => "list",
+            Takes::Servers
+            | Takes::Methods
+            | Takes::Addresses
+            | Takes::Networks
+            | Takes::NameServers
+            | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
             Takes::Header => "header",
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
             Takes::Pattern => "pattern",
-            Takes::Methods => "list",
             Takes::Headers | Takes::Changes => "table",
             Takes::Template | Takes::Text => "text",
             Takes::Ports => "ports",
@@ -384,6 +383,7 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::Networks
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
@@ -420,6 +420,7 @@ impl Takes {
             | Takes::Server
             | Takes::Servers
             | Takes::Addresses
+            | Takes::Networks
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
@@ -440,6 +441,21 @@ impl Takes {
             | Takes::Key => None,
         }
     }
+}
+
+const PATTERN: &str =
+    "a regular expression such as '\\.(png|css)$'; `(?i)` before it disregards case";
+
+const HEADERS: &str =
+    "a table such as { X-Api = \"2\", Cookie = \"~beta=1\", Authorization = \"*\" }";
+
+const CHANGES: &str =
+    "a table such as { set = { X-Real-IP = \"$remote_addr\" }, remove = [\"X-Debug\"] }";
+
+fn template() -> String {
+    let names: Vec<_> = Template::names().map(|name| format!("${name}")).collect();
+    let names = names.join(" ");
+    format!("a text with variables: {names} $http_NAME $1 to $9; `$$` is a dollar")
 }
 
 fn special(text: String, zero: Option<&str>) -> String {

@@ -219,6 +219,17 @@ pub(super) fn list<T, W: Display>(
         .collect()
 }
 
+/// The same, or `None` if the setting is not there.
+pub(super) fn given_list<T, W: Display>(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    name: &str,
+    parse: impl Fn(&str) -> Result<T, W>,
+) -> Option<Vec<T>> {
+    section.get(name)?;
+    Some(list(reader, section, name, parse))
+}
+
 /// Puts a value that was read in place of the default.
 pub(super) fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {

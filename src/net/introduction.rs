@@ -22,9 +22,18 @@ pub struct Ends {
 }
 
 /// The longest header: the text with two IPv6 addresses.
-const LONGEST: usize = 107;
+pub(super) const LONGEST: usize = 107;
 
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// What version 2 begins with.
+pub(super) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Version 2, and that the connection is the sender's own, or a client's.
+pub(super) const LOCAL: u8 = 0x20;
+pub(super) const PROXY: u8 = 0x21;
+
+/// The family of a client's addresses.
+pub(super) const TCP4: u8 = 0x11;
+pub(super) const TCP6: u8 = 0x21;
 
 /// What a connection begins with; `None` for one that was opened for nobody in particular.
 pub(super) fn header(version: ProxyProtocol, ends: Option<Ends>) -> Vec<u8> {
@@ -69,10 +78,6 @@ fn text(ends: Option<Ends>) -> Vec<u8> {
 }
 
 fn binary(ends: Option<Ends>) -> Vec<u8> {
-    const LOCAL: u8 = 0x20;
-    const PROXY: u8 = 0x21;
-    const TCP4: u8 = 0x11;
-    const TCP6: u8 = 0x21;
     let mut header = Vec::with_capacity(LONGEST);
     header.extend_from_slice(SIGNATURE);
     let Some(Ends { client, proxy }) = ends else {

@@ -3,11 +3,14 @@
 mod close;
 mod connect;
 mod dial;
+mod hear;
 mod interim;
+mod introduced;
 mod introduction;
 mod listen;
 mod lot;
 mod names;
+mod networks;
 mod options;
 mod socket;
 mod sockopt;
@@ -23,10 +26,13 @@ use std::sync::Arc;
 pub use close::{CloseMode, linger, wait_for_peer};
 pub use connect::{ConnectError, Connected, PortUse, TcpConnect};
 pub use dial::{Call, Dial, HandshakeFailed, Opened};
+pub use hear::{NotIntroduced, hear};
+pub use introduced::Malformed;
 pub use introduction::{Ends, ProxyProtocol};
 pub use listen::{BACKLOG, ListenError, Listening};
 pub use lot::Lot;
 pub use names::{WireNames, find, find_all};
+pub use networks::{Network, Networks, NoNetwork};
 pub use options::{
     LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions, is_here,
 };

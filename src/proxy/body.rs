@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -22,8 +23,10 @@ use crate::keepalive::{CloseReason, Verdict};
 use crate::net::BackendAddr;
 use crate::pool::{End, Lease};
 
+use super::grpc;
 use super::record::Record;
 use super::replay::Kept;
+use super::report::who;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -269,6 +272,8 @@ struct Relay {
     timeout: Duration,
     /// Why its connection is not used again although it could be.
     spent: Option<CloseReason>,
+    /// It answers a gRPC call.
+    grpc: bool,
 }
 
 /// Why a response that had begun was not finished.
@@ -294,7 +299,7 @@ impl RelayBody {
         client.response_over(now);
         record.answers(status, outcome, now);
         RelayBody {
-            inner: Inner::Text(Some(text)),
+            inner: Inner::Text(Some(text).filter(|text| !text.is_empty())),
             record,
         }
     }
@@ -318,6 +323,7 @@ impl RelayBody {
             backend,
             timeout,
             spent,
+            grpc: false,
         };
         client.backend_moved();
         if relay.incoming.is_end_stream() {
@@ -327,6 +333,16 @@ impl RelayBody {
             inner: Inner::Relay(relay),
             record,
         }
+    }
+}
+
+impl RelayBody {
+    /// The same, the answer to a gRPC call: if it breaks off, its client is told why in trailers.
+    pub(super) fn of_call(mut self) -> RelayBody {
+        if let Inner::Relay(relay) = &mut self.inner {
+            relay.grpc = true;
+        }
+        self
     }
 }
 
@@ -394,7 +410,7 @@ impl Relay {
         mut reason: CloseReason,
         why: &dyn std::fmt::Display,
         record: &mut Record,
-    ) -> BoxError {
+    ) -> Result<Frame<Bytes>, BoxError> {
         if self.ends_upload() {
             reason = CloseReason::EarlyResponse;
         }
@@ -405,11 +421,24 @@ impl Relay {
         record.ends_as(Outcome::BrokenOff);
         record.ends(Instant::now());
         self.client.backend_moved();
+        let named = record.named();
+        let (client, via) = who(&self.client, named.as_deref());
         info!(
-            client = %self.client.address(), backend = %self.backend, reason = %why,
+            %client, via, backend = %self.backend, reason = %why,
             "response broke off: the client's connection is closed"
         );
-        Box::new(BrokenOff)
+        if !self.grpc {
+            return Err(Box::new(BrokenOff));
+        }
+        let mut trailers = HeaderMap::new();
+        let (code, message) = if reason == CloseReason::Timeout {
+            (grpc::Code::DeadlineExceeded, "The backend took too long.")
+        } else {
+            let broken = "The backend's response broke off.";
+            (grpc::Code::Unavailable, broken)
+        };
+        grpc::tell(&mut trailers, code, message);
+        Ok(Frame::trailers(trailers))
     }
 }
 
@@ -466,11 +495,8 @@ impl Body for RelayBody {
             Inner::Relay(relay) => relay,
         };
         if let Some(Wait::Backend) = relay.client.expired() {
-            return Poll::Ready(Some(Err(relay.break_off(
-                CloseReason::Timeout,
-                &"the backend's timeout",
-                record,
-            ))));
+            let end = relay.break_off(CloseReason::Timeout, &"the backend's timeout", record);
+            return Poll::Ready(Some(end));
         }
         let polled = match &mut relay.lease {
             Some(lease) => lease.conn().poll_body(&mut relay.incoming, cx),
@@ -492,11 +518,9 @@ impl Body for RelayBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(relay.break_off(
-                reason_of(&error),
-                &error,
-                record,
-            )))),
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(relay.break_off(reason_of(&error), &error, record)))
+            }
             Poll::Ready(None) => {
                 relay.finish(record);
                 Poll::Ready(None)

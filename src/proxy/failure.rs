@@ -22,6 +22,12 @@ pub enum Failure {
     /// The lines of a repeated header, joined, are longer than `limit_request_field_size`.
     #[error("a header is longer than {0} bytes")]
     FieldTooLong(usize),
+    /// Over HTTP/2: the request line would be longer than `limit_request_line`.
+    #[error("the request target is too long for a line of {0} bytes")]
+    TargetTooLong(usize),
+    /// Over HTTP/2: there are more headers than `limit_request_fields`.
+    #[error("the request has more than {0} headers")]
+    TooManyFields(usize),
     /// The body is longer than `limit_request_body`.
     #[error("the request body is longer than {0} bytes")]
     BodyTooLong(u64),
@@ -81,7 +87,10 @@ impl Failure {
             Failure::BadRequest(_) => StatusCode::BAD_REQUEST,
             Failure::Method => StatusCode::METHOD_NOT_ALLOWED,
             Failure::Expectation => StatusCode::EXPECTATION_FAILED,
-            Failure::FieldTooLong(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Failure::FieldTooLong(_) | Failure::TooManyFields(_) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Failure::TargetTooLong(_) => StatusCode::URI_TOO_LONG,
             Failure::BodyTooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Failure::NoRoute => StatusCode::NOT_FOUND,
@@ -109,6 +118,8 @@ impl Failure {
             Failure::Method => "This proxy does not forward the method.",
             Failure::Expectation => "The expectation is not known.",
             Failure::FieldTooLong(_) => "A header of the request is too long.",
+            Failure::TargetTooLong(_) => "The request target is too long.",
+            Failure::TooManyFields(_) => "The request has too many headers.",
             Failure::BodyTooLong(_) => "The request body is too long.",
             Failure::BodyTimeout => "The request body did not come in time.",
             Failure::NoRoute => "No route is for this host and path.",
@@ -158,6 +169,8 @@ impl Failure {
             | Failure::Method
             | Failure::Expectation
             | Failure::FieldTooLong(_)
+            | Failure::TargetTooLong(_)
+            | Failure::TooManyFields(_)
             | Failure::BodyTooLong(_)
             | Failure::BodyTimeout
             | Failure::NoRoute
@@ -181,6 +194,8 @@ impl Failure {
             | Failure::Method
             | Failure::Expectation
             | Failure::FieldTooLong(_)
+            | Failure::TargetTooLong(_)
+            | Failure::TooManyFields(_)
             | Failure::BodyTooLong(_)
             | Failure::NoRoute
             | Failure::NoServer { .. }

@@ -15,8 +15,8 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Uri, Version, request, response};
 
-use super::Failure;
-use super::target::{check_host, check_target};
+use super::target::{check_host, check_size, check_target};
+use super::{Failure, grpc};
 use crate::backend::Forwarded;
 use crate::client::Limits;
 use crate::keepalive::{KeepAlive, Verdict};
@@ -138,6 +138,8 @@ pub struct RequestFacts {
     http_11: bool,
     expect: bool,
     trailers: bool,
+    /// Whether it is a gRPC call, whose client reads what went wrong from `grpc-status`.
+    pub grpc: bool,
     /// Whether the client's connection ends after it, for what it is.
     pub ends: bool,
 }
@@ -162,8 +164,12 @@ impl RequestFacts {
             http_11: parts.version >= Version::HTTP_11,
             expect: false,
             trailers: false,
+            grpc: grpc::is_call(parts),
             ends: false,
         };
+        if parts.version == Version::HTTP_2 {
+            check_size(parts, limits)?;
+        }
         let mut hosts = 0;
         let (mut last, mut joined) = (None, 0);
         for (name, value) in &parts.headers {
@@ -269,6 +275,8 @@ fn has_token(value: &HeaderValue, token: &[u8]) -> bool {
 pub struct Introduction<'a> {
     /// The client's IP address.
     pub client: &'a HeaderValue,
+    /// Whether it is a trusted proxy, so that it is believed what its own client asked for.
+    pub is_believed: bool,
     /// What it speaks: `http` or `https`.
     pub scheme: &'static str,
     /// The header for the subject of its certificate, and that, if it has shown one.
@@ -397,12 +405,18 @@ fn introduce(headers: &mut HeaderMap, intro: &Introduction<'_>) {
     }
 }
 
-/// `X-Forwarded-For` grows by the client's address; the other two say what this proxy saw.
+/// `X-Forwarded-For` grows by the client's address; the other two say what this proxy saw, or one before it that is believed.
 fn x_forwarded(headers: &mut HeaderMap, intro: &Introduction<'_>, host: Option<&HeaderValue>) {
     let list = grown(headers, &X_FORWARDED_FOR, intro.client);
     headers.insert(X_FORWARDED_FOR, list);
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(intro.scheme));
-    if let Some(host) = host {
+    let is_known = |name| intro.is_believed && headers.contains_key(name);
+    let (proto_known, host_known) = (is_known(X_FORWARDED_PROTO), is_known(X_FORWARDED_HOST));
+    if !proto_known {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(intro.scheme));
+    }
+    if let Some(host) = host
+        && !host_known
+    {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
 }
@@ -598,6 +612,7 @@ mod tests {
         let address = HeaderValue::from_static("10.0.0.1:9000");
         let mut intro = Introduction {
             client: &client,
+            is_believed: false,
             scheme: "http",
             subject: None,
             forwarded: Forwarded::Off,
@@ -719,6 +734,7 @@ mod tests {
         let facts = RequestFacts::read(&parts, &Limits::default()).unwrap();
         let intro = Introduction {
             client: &own,
+            is_believed: false,
             scheme: "http",
             subject: None,
             forwarded: Forwarded::XForwarded,
@@ -753,11 +769,25 @@ mod tests {
                 "x-forwarded-proto: http",
             ]
         );
+        let parts = forwarded_with(get(&sent), |intro| {
+            intro.forwarded = Forwarded::XForwarded;
+            intro.is_believed = true;
+        });
+        assert_eq!(
+            lines(&parts.headers),
+            [
+                "host: shop:80",
+                "x-forwarded-for: 203.0.113.9, 198.51.100.7, 192.0.2.1",
+                "x-forwarded-host: shop:80",
+                "x-forwarded-proto: spoofed",
+            ]
+        );
         let v6 = HeaderValue::from_static("2001:db8::1");
         let mut headers = HeaderMap::new();
         headers.insert(FORWARDED, HeaderValue::from_static("for=a"));
         let intro = Introduction {
             client: &v6,
+            is_believed: false,
             scheme: "https",
             subject: None,
             forwarded: Forwarded::Rfc7239,

@@ -5,8 +5,10 @@
 
 mod body;
 mod failure;
+mod grpc;
 pub mod headers;
 mod layout;
+mod own;
 mod record;
 mod replay;
 mod report;
@@ -23,8 +25,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode, Version, request};
+use http::header::{HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -32,14 +34,15 @@ use tracing::debug;
 
 use crate::account::Outcome;
 use crate::backend::{self, SendError};
-use crate::client::{BodyFault, Conn, Framing, Wait, answer};
+use crate::client::{BodyFault, Conn, Framing, Standing, Wait};
 use crate::keepalive::{CloseReason, Verdict, drops_connection};
 use crate::pool::{Identity, Wants};
 use crate::route::{Changed, Router};
 use crate::split;
 
 use body::BackendLease;
-use headers::{ClientConnection, Introduction, RequestFacts, Wish};
+use headers::{Introduction, RequestFacts, Wish};
+use own::{refusal, say_connection};
 use record::Record;
 use replay::Replay;
 use report::{Chain, report};
@@ -172,13 +175,14 @@ impl Proxy {
         let (mut parts, body) = request.into_parts();
         let mut record = Record::begin(&self.ears, &client, Instant::now());
         record.asks(&parts);
+        record.is_for(&mut parts.headers);
         if client.has_hosts() {
             client.is_for(RequestFacts::host(&parts));
         }
         let host = RequestFacts::host(&parts);
         let way = self
             .router
-            .find_for(host, parts.uri.path(), Some(&asked(&client, &parts)));
+            .find_for(host, parts.uri.path(), &asked(&client, &parts));
         if let Some(otherwise) = way.and_then(Way::client) {
             client.is_on_route(otherwise);
         }
@@ -188,7 +192,14 @@ impl Proxy {
         let mut facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
-                report(&client, &parts.method, &parts.uri, &failure);
+                let named = record.named();
+                report(
+                    &client,
+                    named.as_deref(),
+                    &parts.method,
+                    &parts.uri,
+                    &failure,
+                );
                 let mut response = refusal(&client, None, &failure, record);
                 *response.version_mut() = version;
                 return Ok(response);
@@ -197,25 +208,30 @@ impl Proxy {
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         // Who waits for a 100 that does not come may yet send something: Apache's `expecting_100`.
         facts.ends |= facts.expects_continue() && body.is_end_stream();
+        if facts.grpc {
+            let allowed = grpc::timeout(&parts.headers);
+            client.has_until(allowed.map(|allowed| record.began() + allowed));
+        }
         let routed = way.ok_or(Failure::NoRoute);
-        let (answer, changed) = match routed.and_then(|way| way.take(&client, &mut parts)) {
-            Err(failure) => (Err(failure), Changed::default()),
-            Ok(Routed { to, response }) => (
-                match to {
-                    To::Own(answer) => Ok(answer.give(&client, &facts, record.hand_on())),
-                    To::Upstream(lead) => {
-                        let request = (parts, body);
-                        self.forward(&client, request, &facts, lead, &mut record)
-                            .await
-                    }
-                },
-                response,
-            ),
-        };
+        let (answer, changed) =
+            match routed.and_then(|way| way.take(&client, &mut record, &mut parts)) {
+                Err(failure) => (Err(failure), Changed::default()),
+                Ok(Routed { to, response }) => (
+                    match to {
+                        To::Own(answer) => Ok(answer.give(&client, &facts, record.hand_on())),
+                        To::Upstream(lead) => {
+                            let request = (parts, body);
+                            self.forward(&client, request, &facts, lead, &mut record)
+                                .await
+                        }
+                    },
+                    response,
+                ),
+            };
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
-                report(&client, &method, &uri, &failure);
+                report(&client, record.named().as_deref(), &method, &uri, &failure);
                 refusal(&client, Some(&facts), &failure, record)
             }
         };
@@ -228,7 +244,7 @@ impl Proxy {
     fn arms(
         &self,
         index: usize,
-        client: &Conn,
+        client: &HeaderValue,
         parts: &request::Parts,
     ) -> (&Rc<Upstream>, &Rc<Upstream>) {
         let whole = &self.upstreams[index];
@@ -249,14 +265,16 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
-        let (whole, mut upstream) = self.arms(lead.upstream, client, &parts);
+        let named = &record.named();
+        let ip = named.as_ref().map_or(client.ip(), |named| &named.text);
+        let (whole, mut upstream) = self.arms(lead.upstream, ip, &parts);
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = lead.retry_body.unwrap_or(upstream.settings().retry_body);
         let length = body.size_hint().exact();
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
-        let wants = upstream.wants(need, client);
+        let wants = upstream.wants(need, client, named.as_deref());
         let leased = match upstream.lease(now, wants, record).await {
             Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(upstream, whole) => {
                 upstream = whole;
@@ -391,6 +409,7 @@ fn introduction<'a>(
     let settings = upstream.settings();
     Introduction {
         client: client.ip(),
+        is_believed: client.standing() == Standing::Trusted,
         subject: subject(client),
         scheme: if client.socket().is_tls() {
             "https"
@@ -540,60 +559,6 @@ fn relay(
             .or(is_last.then_some(CloseReason::PeerAsked)),
         record.hand_on(),
     );
+    let body = if request.grpc { body.of_call() } else { body };
     Ok(Response::from_parts(parts, body))
-}
-
-/// Whether the client's connection ends with this exchange, whatever the response: the proxy stops, what
-/// is left of the request will not be read (the client may wait for a `100 Continue` before it sends it), or
-/// it was framed in two ways.
-fn ends(client: &Conn) -> bool {
-    client.is_draining() || !client.is_body_read() || client.is_framed_twice()
-}
-
-/// An error answer of our own.
-fn refusal(
-    client: &Conn,
-    request: Option<&RequestFacts>,
-    failure: &Failure,
-    record: Record,
-) -> Response<RelayBody> {
-    let status = failure.status();
-    let text = answer::text(status, failure.sentence());
-    client.socket().send_own_head();
-    let mut response = Response::new(RelayBody::text(client, status.as_u16(), text, record));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    let ends = request.is_some_and(|request| request.ends) || failure.ends_client_connection();
-    say_connection(client, headers, request, true, ends);
-    response
-}
-
-/// Says in a response's head whether the client's connection is kept, and notes it. Over HTTP/2 heads say
-/// nothing of that (RFC 9113 §8.2.2).
-fn say_connection(
-    client: &Conn,
-    headers: &mut HeaderMap,
-    request: Option<&RequestFacts>,
-    length_known: bool,
-    ends: bool,
-) {
-    if client.is_one_of_many() {
-        client.promises(true);
-        return;
-    }
-    let kept = headers::say_connection(
-        headers,
-        request,
-        &ClientConnection {
-            keep_alive: &client.settings().keep_alive,
-            exchange: client.exchange(),
-            length_known,
-            ends: ends || self::ends(client),
-        },
-    );
-    client.promises(kept);
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, REFERER, USER_AGENT};
-use http::request;
+use http::{HeaderMap, request};
 use tokio::time::Instant;
 
 use crate::account::{self, Asked, Connection, Exchange, FrontTally, Outcome, Over, Span};
-use crate::client::Conn;
+use crate::client::{Conn, Named, Standing};
 use crate::keepalive::CloseReason;
 
 use super::body::BackendLease;
@@ -68,6 +68,8 @@ pub(super) struct Record(Option<Box<Noted>>);
 struct Noted {
     ears: Rc<Ears>,
     client: Rc<Conn>,
+    /// For whom its client asks, if that is a trusted proxy and says so.
+    named: Option<Rc<Named>>,
     /// Only if somebody hears of it.
     asked: Option<Box<Asked>>,
     began: Instant,
@@ -92,6 +94,7 @@ impl Record {
         Record(Some(Box::new(Noted {
             ears: Rc::clone(ears),
             client: Rc::clone(client),
+            named: None,
             asked: None,
             began: now,
             ended: None,
@@ -142,6 +145,22 @@ impl Record {
             referer: parts.headers.get(REFERER).cloned(),
             user_agent: parts.headers.get(USER_AGENT).cloned(),
         }));
+    }
+
+    /// Finds out for whom it is. What a stranger says of that is removed.
+    pub(super) fn is_for(&mut self, headers: &mut HeaderMap) {
+        let noted = self.noted();
+        let client = &noted.client;
+        match client.standing() {
+            Standing::Any => {}
+            Standing::Trusted => noted.named = client.trust().named(headers),
+            Standing::Stranger => client.trust().forget(headers),
+        }
+    }
+
+    /// For whom it is, if not for the client that the connection is of.
+    pub(super) fn named(&mut self) -> Option<Rc<Named>> {
+        self.noted().named.clone()
     }
 
     /// It goes to this upstream.
@@ -271,9 +290,11 @@ impl Noted {
             sent_again: self.sent_again,
             again_since: self.proof.map(Proof::label),
         });
+        let named = self.named.as_ref().map(|named| named.address());
+        let client = named.unwrap_or_else(|| self.client.address().0);
         log(&Exchange {
             asked: self.asked.as_deref(),
-            ..exchange(&over, self.client.address().0, &self.client, upstream)
+            ..exchange(&over, client, &self.client, upstream)
         });
     }
 }

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Response, StatusCode, request};
 
+use super::Failure;
 use super::body::RelayBody;
 use super::headers::RequestFacts;
+use super::own::say_connection;
 use super::record::Record;
-use super::{Failure, say_connection};
 use crate::account::Outcome;
 use crate::client::{Conn, Overrides, answer};
 use crate::route::{
@@ -133,6 +134,7 @@ impl Way {
     pub(super) fn take(
         &self,
         client: &Conn,
+        record: &mut Record,
         parts: &mut request::Parts,
     ) -> Result<Routed, Failure> {
         match (&self.more, self.upstream) {
@@ -145,7 +147,11 @@ impl Way {
                 }),
                 response: Changed::default(),
             }),
-            (Some(more), upstream) => more.take(upstream, client, parts),
+            (Some(more), upstream) => {
+                let named = record.named();
+                let ip = named.as_ref().map_or(client.ip(), |named| &named.text);
+                more.take(upstream, (scheme(client), ip), parts)
+            }
             (None, None) => Err(Failure::NoRoute),
         }
     }
@@ -155,14 +161,14 @@ impl More {
     fn take(
         &self,
         upstream: Option<usize>,
-        client: &Conn,
+        (scheme, ip): (Scheme, &HeaderValue),
         parts: &mut request::Parts,
     ) -> Result<Routed, Failure> {
         let groups = self.path.groups(parts.uri.path());
         let facts = Facts {
             host: RequestFacts::host(parts),
-            client: client.ip(),
-            scheme: scheme(client),
+            client: ip,
+            scheme,
             method: &parts.method,
             uri: &parts.uri,
             headers: &parts.headers,

@@ -1,8 +1,10 @@
-//! Whom a request is for: which targets and hosts are taken.
+//! Whom a request is for: which targets and hosts are taken; and how long a head may be that did not come in
+//! lines.
 
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, Uri, request};
 
 use super::Failure;
+use crate::client::Limits;
 
 /// Checks the target of a request.
 ///
@@ -69,4 +71,29 @@ fn is_host(text: &[u8]) -> bool {
         _ => false,
     };
     !host.is_empty() && is_port
+}
+
+/// Holds a head that came over HTTP/2 against the limits that one in lines was held against as it came in:
+/// it is as long as its lines would be.
+///
+/// # Errors
+/// [`Failure`] with status 414 or 431.
+pub(super) fn check_size(parts: &request::Parts, limits: &Limits) -> Result<(), Failure> {
+    let target = parts.uri.path_and_query().map_or(1, |it| it.as_str().len());
+    let line = parts.method.as_str().len() + target + " ".len() + " HTTP/1.1".len();
+    // Apache's limit of N lets N + 1 bytes through.
+    if line > limits.request_line + 1 {
+        return Err(Failure::TargetTooLong(limits.request_line));
+    }
+    if let Some(most) = limits.fields
+        && parts.headers.len() > most
+    {
+        return Err(Failure::TooManyFields(most));
+    }
+    let mut fields = parts.headers.iter();
+    let is_long = |name: usize, value: usize| name + ": ".len() + value > limits.field_size + 1;
+    if fields.any(|(name, value)| is_long(name.as_str().len(), value.len())) {
+        return Err(Failure::FieldTooLong(limits.field_size));
+    }
+    Ok(())
 }

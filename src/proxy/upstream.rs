@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::account::{Held, PoolTally};
 use crate::backend::{self, Connector};
 use crate::balance::Balance;
-use crate::client::Conn;
+use crate::client::{Conn, Named};
 use crate::net::{BackendAddr, ConnectError};
 use crate::pool::{AcquireError, Identity, Need, Pool, Wants};
 use crate::split::{Stopped, next_turn};
@@ -113,12 +113,12 @@ impl Upstream {
         }
     }
 
-    /// Whether this request is for its short arm.
-    pub(super) fn is_split_off(&self, client: &Conn, headers: &HeaderMap) -> bool {
+    /// Whether this request of a client, whose address is `client`, is for its short arm.
+    pub(super) fn is_split_off(&self, client: &HeaderValue, headers: &HeaderMap) -> bool {
         let Some(split) = &self.plan.split else {
             return false;
         };
-        split.takes(client.ip(), headers, || {
+        split.takes(client, headers, || {
             let turn = next_turn(self.turn.get());
             self.turn.set(turn);
             turn
@@ -149,11 +149,12 @@ impl Upstream {
         &self.plan.settings
     }
 
-    /// What a request of this client asks of a connection.
-    pub(super) fn wants(&self, need: Need, client: &Conn) -> Wants {
-        let identity = match self.settings().proxy_protocol {
-            None => Identity::default(),
-            Some(_) => Identity(client.ends()),
+    /// What a request of this client, or of the one it is `named` to be for, asks of a connection.
+    pub(super) fn wants(&self, need: Need, client: &Conn, named: Option<&Named>) -> Wants {
+        let identity = match (self.settings().proxy_protocol, named) {
+            (None, _) => Identity::default(),
+            (Some(_), None) => Identity(client.ends()),
+            (Some(_), Some(named)) => Identity(client.ends_of(named)),
         };
         Wants { need, identity }
     }

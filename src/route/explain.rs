@@ -38,12 +38,12 @@ pub fn tried<'r>(
     path: &str,
     asked: &Asked<'_>,
 ) -> Vec<Tried<'r>> {
-    let router = Router::of(routes.iter().enumerate().map(|(number, route)| {
+    let all = Router::of(routes.iter().enumerate().map(|(number, route)| {
         let (path, conditions) = (route.path.clone(), route.conditions.clone());
         (route.host.as_deref(), path, conditions, number)
     }));
     let mut tried = Vec::new();
-    for &route in router.in_order(host) {
+    for &route in all.in_order(host) {
         let settings = &routes[route];
         let why = if settings.path.is_for(path) {
             settings.conditions.unmet(asked).map(WhyNot::Unmet)

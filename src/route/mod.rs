@@ -1,6 +1,6 @@
 //! A request's host, path and what else it says → the route it takes. The most specific route wins.
 //!
-//! The order is the same as that in which a person would be asked: hosts first, exact ones before wildcards;
+//! The order is the same as that in which a person would be asked: the scheme, if it matters; hosts, exact ones before wildcards;
 //! within a host exact paths, then regular expressions in the order of the file, then prefixes, the longest
 //! first; of two for the same path the one that asks for more.
 
@@ -63,14 +63,24 @@ impl RouteSettings {
 
 /// All routes, in the order they are tried in.
 ///
-/// An exact host comes before a wildcard, a longer wildcard before a shorter one, any host last. Within a host
-/// exact paths come first, then regular expressions in the order they were given in, then prefixes, the longest
-/// first; among equals those with more conditions come first, and then those that were given first. A host that
-/// is known but has no route for the request falls back to the less specific ones.
+/// Those that ask for a scheme come before those that do not. Then an exact host comes before a wildcard, a longer
+/// wildcard before a shorter one, any host last. Within a host exact paths come first, then regular expressions in
+/// the order they were given in, then prefixes, the longest first; among equals those with more conditions come
+/// first, and then those that were given first. A host that is known but has no route for the request falls back
+/// to the less specific ones.
 ///
-/// Source: nginx, `server_name` and `location`, without `^~`.
+/// Source: nginx, whose servers are found by where they listen, then by `server_name`, then by `location`, without
+/// `^~`.
 #[derive(Clone, Debug)]
 pub struct Router<T> {
+    /// Those that ask for a scheme, if any do.
+    schemed: Option<Box<Hosts<T>>>,
+    hosts: Hosts<T>,
+}
+
+/// Routes by their hosts.
+#[derive(Clone, Debug)]
+struct Hosts<T> {
     exact: HashMap<Box<str>, Paths<T>>,
     /// Suffixes with their leading dot, the longest first.
     wildcards: Vec<(Box<str>, Paths<T>)>,
@@ -100,9 +110,8 @@ impl<T> Default for Router<T> {
     /// No routes.
     fn default() -> Router<T> {
         Router {
-            exact: HashMap::new(),
-            wildcards: Vec::new(),
-            any: Vec::new(),
+            schemed: None,
+            hosts: Hosts::default(),
         }
     }
 }
@@ -121,24 +130,63 @@ impl<T> Router<T> {
     pub fn of<'a>(
         routes: impl IntoIterator<Item = (Option<&'a str>, PathMatch, Conditions, T)>,
     ) -> Router<T> {
-        let mut sorted = Router::default();
+        let mut made = Router::default();
         for (host, path, conditions, target) in routes {
             let host = host.map(str::to_ascii_lowercase);
-            sorted
+            let hosts = match conditions.scheme {
+                None => &mut made.hosts,
+                Some(_) => made.schemed.get_or_insert_default(),
+            };
+            hosts
                 .paths(host.as_deref())
                 .push(Candidate::new(path, conditions, target));
         }
-        let in_order = |paths: &mut Paths<T>| paths.sort_by_key(Candidate::rank);
-        sorted.exact.values_mut().for_each(in_order);
-        let wildcards = sorted.wildcards.iter_mut();
-        wildcards.for_each(|(_, paths)| in_order(paths));
-        in_order(&mut sorted.any);
-        sorted
-            .wildcards
-            .sort_by_key(|(suffix, _)| Reverse(suffix.len()));
-        sorted
+        made.hosts.sort();
+        if let Some(schemed) = &mut made.schemed {
+            schemed.sort();
+        }
+        made
     }
 
+    /// The target of the most specific route for `host` (which may end with a port) and `path`, of those that
+    /// ask for nothing else.
+    pub fn find(&self, host: Option<&str>, path: &str) -> Option<&T> {
+        self.hosts.find(host, path, None)
+    }
+
+    /// The same, of all routes whose conditions are met by what is `asked`.
+    pub fn find_for(&self, host: Option<&str>, path: &str, asked: &Asked<'_>) -> Option<&T> {
+        if let Some(schemed) = &self.schemed {
+            let found = schemed.find(host, path, Some(asked));
+            if found.is_some() {
+                return found;
+            }
+        }
+        self.hosts.find(host, path, Some(asked))
+    }
+
+    /// Every target that may be that of a request to `host`, in the order they are tried in.
+    pub fn in_order(&self, host: Option<&str>) -> Vec<&T> {
+        let mut all = Vec::new();
+        if let Some(schemed) = &self.schemed {
+            schemed.add_in_order(host, &mut all);
+        }
+        self.hosts.add_in_order(host, &mut all);
+        all.into_iter().map(|one| &one.target).collect()
+    }
+}
+
+impl<T> Default for Hosts<T> {
+    fn default() -> Hosts<T> {
+        Hosts {
+            exact: HashMap::new(),
+            wildcards: Vec::new(),
+            any: Vec::new(),
+        }
+    }
+}
+
+impl<T> Hosts<T> {
     /// The routes of a host, which is in lower case.
     fn paths(&mut self, host: Option<&str>) -> &mut Paths<T> {
         let Some(host) = host else {
@@ -156,19 +204,17 @@ impl<T> Router<T> {
         &mut self.wildcards[at].1
     }
 
-    /// The target of the most specific route for `host` (which may end with a port) and `path`, of those that
-    /// ask for nothing else.
-    pub fn find(&self, host: Option<&str>, path: &str) -> Option<&T> {
-        self.find_for(host, path, None)
+    fn sort(&mut self) {
+        let in_order = |paths: &mut Paths<T>| paths.sort_by_key(Candidate::rank);
+        self.exact.values_mut().for_each(in_order);
+        let wildcards = self.wildcards.iter_mut();
+        wildcards.for_each(|(_, paths)| in_order(paths));
+        in_order(&mut self.any);
+        self.wildcards
+            .sort_by_key(|(suffix, _)| Reverse(suffix.len()));
     }
 
-    /// The same, of all routes whose conditions are met by what is `asked`.
-    pub fn find_for(
-        &self,
-        host: Option<&str>,
-        path: &str,
-        asked: Option<&Asked<'_>>,
-    ) -> Option<&T> {
+    fn find(&self, host: Option<&str>, path: &str, asked: Option<&Asked<'_>>) -> Option<&T> {
         if !(self.exact.is_empty() && self.wildcards.is_empty())
             && let Some(host) = host
         {
@@ -199,9 +245,7 @@ impl<T> Router<T> {
             })
     }
 
-    /// Every target that may be that of a request to `host`, in the order they are tried in.
-    pub fn in_order(&self, host: Option<&str>) -> Vec<&T> {
-        let mut all = Vec::new();
+    fn add_in_order<'h>(&'h self, host: Option<&str>, all: &mut Vec<&'h Candidate<T>>) {
         if let Some(host) = host {
             let host = without_port(host).to_ascii_lowercase();
             all.extend(self.exact.get(host.as_str()).into_iter().flatten());
@@ -212,23 +256,22 @@ impl<T> Router<T> {
             }
         }
         all.extend(&self.any);
-        all.into_iter().map(|one| &one.target).collect()
     }
 }
 
 impl<T> Candidate<T> {
     fn new(path: PathMatch, conditions: Conditions, target: T) -> Candidate<T> {
-        match path {
-            PathMatch::Prefix(prefix) if conditions.is_empty() => Candidate {
-                prefix: prefix.into(),
+        if let (PathMatch::Prefix(prefix), true) = (&path, conditions.is_empty()) {
+            return Candidate {
+                prefix: prefix.as_str().into(),
                 more: None,
                 target,
-            },
-            path => Candidate {
-                prefix: "".into(),
-                more: Some(Box::new(More { path, conditions })),
-                target,
-            },
+            };
+        }
+        Candidate {
+            prefix: "".into(),
+            more: Some(Box::new(More { path, conditions })),
+            target,
         }
     }
 
@@ -387,8 +430,36 @@ mod tests {
                 method: &verb,
                 headers: &headers,
             };
-            let found = router.find_for(Some(host), path, Some(&asked)).copied();
+            let found = router.find_for(Some(host), path, &asked).copied();
             assert_eq!(found, Some(target), "{verb} {host} {path}");
+        }
+    }
+
+    #[test]
+    fn a_route_for_a_scheme_comes_before_all_that_are_for_either() {
+        let schemed = |scheme| Conditions {
+            scheme: Some(scheme),
+            ..Conditions::default()
+        };
+        let router = Router::of([
+            (Some("h"), prefix("/a"), Conditions::default(), "h's a"),
+            (None, prefix("/"), schemed(Scheme::Http), "to https"),
+            (None, prefix("/acme"), schemed(Scheme::Http), "acme"),
+        ]);
+        let headers = HeaderMap::new();
+        for (scheme, path, target) in [
+            (Scheme::Http, "/a", Some("to https")),
+            (Scheme::Http, "/acme/x", Some("acme")),
+            (Scheme::Https, "/a", Some("h's a")),
+            (Scheme::Https, "/", None),
+        ] {
+            let asked = Asked {
+                scheme,
+                method: &Method::GET,
+                headers: &headers,
+            };
+            let found = router.find_for(Some("h"), path, &asked).copied();
+            assert_eq!(found, target, "{scheme:?} {path}");
         }
     }
 
@@ -405,6 +476,14 @@ mod tests {
             Just(Conditions::default()),
             Just(method(Method::POST)),
             Just(method(Method::GET)),
+            Just(Conditions {
+                scheme: Some(Scheme::Http),
+                ..method(Method::GET)
+            }),
+            Just(Conditions {
+                scheme: Some(Scheme::Https),
+                ..Conditions::default()
+            }),
         ]
     }
 
@@ -423,7 +502,7 @@ mod tests {
             }));
             let (method, headers) = (if posts { Method::POST } else { Method::GET }, HeaderMap::new());
             let asked = Asked { scheme: Scheme::Http, method: &method, headers: &headers };
-            let found = router.find_for(Some(&host), &path, Some(&asked)).copied();
+            let found = router.find_for(Some(&host), &path, &asked).copied();
             let order = router.in_order(Some(&host));
             let first = order.into_iter().copied().find(|&at| {
                 let (_, route, conditions) = &routes[at];

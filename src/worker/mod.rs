@@ -21,9 +21,9 @@ use tracing::{debug, error, warn};
 
 use crate::account::FrontTally;
 use crate::alarm::Alarms;
-use crate::client::{self, Conn, LAST_CHANCE, Parked, Policy, Served, Told};
+use crate::client::{self, Conn, Greeting, LAST_CHANCE, Parked, Policy, Served, Told};
 use crate::log::Sink;
-use crate::net::{self, ClientAddr, Greeted, Listening, Socket, Stream, Wire};
+use crate::net::{self, ClientAddr, Listening, Socket, Stream, Wire};
 use crate::proxy::{Ear, Ears, Layout, Proxy};
 
 use clients::Clients;
@@ -329,31 +329,27 @@ impl Door {
             return;
         }
         self.clients.enter();
-        if policy.tls().is_none() {
-            self.begin(Wire::from(stream), None, address, policy);
+        if !client::is_to_be_greeted(address, &policy) {
+            self.begin(Greeting::of(stream), address, policy);
             return;
         }
         let door = Rc::clone(self);
         spawn_local(async move {
             let greeting = client::greet(stream, address, &policy, &door.front);
             match client::until(greeting, door.is_cutting_short()).await {
-                Some((wire, greeted)) => door.begin(wire, greeted, address, policy),
+                Some(greeting) => door.begin(greeting, address, policy),
                 None => door.clients.leave(),
             }
         });
     }
 
     /// Begins to serve a client that was greeted.
-    fn begin(
-        self: &Rc<Door>,
-        wire: Wire,
-        greeted: Option<Greeted>,
-        address: ClientAddr,
-        policy: Rc<Policy>,
-    ) {
-        let (stream, socket) = Stream::new(wire);
-        let conn = Conn::new(address, socket, policy, &self.alarms);
-        self.serve(stream, conn.greeted(greeted));
+    fn begin(self: &Rc<Door>, greeting: Greeting, address: ClientAddr, policy: Rc<Policy>) {
+        let (stream, socket) = Stream::new(greeting.wire);
+        let conn = Conn::new(address, socket, policy, &self.alarms)
+            .introduced(greeting.introduced)
+            .greeted(greeting.greeted);
+        self.serve(stream, conn);
     }
 
     /// Waits until clients that have not asked for anything yet are to go.

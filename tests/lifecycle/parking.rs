@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 use warmline::client::{HostSettings, LAST_CHANCE, Overrides};
-use warmline::net::ProxyProtocol;
+use warmline::net::{Network, Networks, ProxyProtocol};
 use warmline::server::Settings;
 
 use crate::kernel::sides;
@@ -375,6 +375,29 @@ fn a_reload_leaves_parked_clients_as_they_are_served_and_new_ones_get_the_new_se
         newest.sees_a_silent_fin(from, ms(4000)).await;
         old.sees_a_silent_fin(from, ms(9000)).await;
     });
+}
+
+/// One that came through another proxy is still who it was introduced as.
+#[test]
+fn an_introduced_client_is_parked_and_taken_up_again() {
+    let backend = echo();
+    let mut settings = settings_to(backend.addr);
+    settings.client.keep_alive = kept(ms(5000), 9);
+    let here = Network::of_one([127, 0, 0, 1].into());
+    settings.client.introduced_by = Networks::new(vec![here]);
+    in_moved_time(settings, backend.addr, async |worker| {
+        let mut client = worker.client().await;
+        let introduced = "PROXY TCP4 192.0.2.7 192.0.2.1 5 6\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(client.asks(introduced).await.status, 200);
+        let with_its_task = tasks();
+        sleep(A_WHILE).await;
+        assert_eq!(tasks(), with_its_task - 1, "it is parked");
+        assert_eq!(client.asks(GET).await.status, 200);
+    });
+    let requests = backend.requests();
+    let whom = requests.iter().map(|it| it.header("x-forwarded-for"));
+    let whom: Vec<_> = whom.flatten().collect();
+    assert_eq!(whom, ["192.0.2.7"; 2]);
 }
 
 /// Where the backends know a client's connection by its ends it stays with its task, and with its own

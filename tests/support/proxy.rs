@@ -232,6 +232,25 @@ impl Program {
         }
     }
 
+    /// All that it listens on, in the order of the file, once there are so many.
+    ///
+    /// # Panics
+    /// When there are not.
+    pub fn listens_on(&mut self, count: usize) -> Vec<SocketAddr> {
+        let mut all = Vec::new();
+        wait_until(PATIENCE, "every listener", || {
+            let said = self.process.said();
+            let lines = said
+                .lines()
+                .filter_map(|line| line.split_once("listening on "));
+            all = lines
+                .filter_map(|(_, addr)| addr.trim().parse().ok())
+                .collect();
+            all.len() >= count
+        });
+        all
+    }
+
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

@@ -27,6 +27,8 @@ impl Conn {
     pub(in crate::client) fn on(carrier: &Rc<Conn>) -> Conn {
         Conn {
             ip: carrier.ip.clone(),
+            standing: carrier.standing,
+            introduced: carrier.introduced.clone(),
             carrier: Some(Rc::clone(carrier)),
             ..Conn::bare(
                 carrier.address,

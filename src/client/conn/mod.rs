@@ -2,6 +2,7 @@
 //! until when.
 
 mod many;
+mod origin;
 mod parked;
 
 use std::cell::{Cell, RefCell};
@@ -10,7 +11,6 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
@@ -18,11 +18,13 @@ use super::answer;
 use super::intake::{Fault, Framing, Intake};
 use super::policy::Policy;
 use super::settings::{Overrides, Settings};
+use super::trust::{Standing, ip_value};
 use super::waits::{Clock, Wait, Waits};
 use super::words::{Held, Phase, Upload};
 use crate::alarm::Alarms;
 use crate::net::{ClientAddr, Greeted, Socket};
 
+use origin::Introduced;
 pub use parked::Parked;
 
 /// How long an idle client has, once the proxy is shutting down, for a request that is under way:
@@ -39,6 +41,10 @@ pub struct Conn {
     socket: Rc<Socket>,
     /// The client's IP address as a header value, made once.
     ip: HeaderValue,
+    /// What its word on others counts for.
+    standing: Standing,
+    /// Who has introduced it, if somebody has.
+    introduced: Option<Rc<Introduced>>,
     /// Both ends, once somebody asked.
     ends: Cell<Option<(SocketAddr, SocketAddr)>>,
     policy: Rc<Policy>,
@@ -77,6 +83,8 @@ pub struct Conn {
     /// Whether the request has been read to its end.
     body_read: Cell<bool>,
     upload: Upload,
+    /// When its exchange has to be over.
+    until: Cell<Option<Instant>>,
     /// What its TLS handshake has said, if there was one.
     greeted: Option<Greeted>,
     /// Of one exchange over HTTP/2: the connection it is on.
@@ -93,10 +101,10 @@ impl Conn {
         policy: Rc<Policy>,
         alarms: &Alarms,
     ) -> Conn {
-        let ip = address.0.ip().to_canonical().to_string();
+        let ip = address.0.ip().to_canonical();
         let conn = Conn {
-            ip: HeaderValue::from_maybe_shared(Bytes::from(ip))
-                .expect("an IP address is visible ASCII"),
+            ip: ip_value(ip),
+            standing: policy.settings(None).trust.standing(ip),
             ..Conn::bare(address, socket, policy, alarms)
         };
         // KeepAliveTimeout is for kept connections; the first request has the times of a head that is
@@ -114,6 +122,8 @@ impl Conn {
             address,
             socket,
             ip: HeaderValue::from_static(""),
+            standing: Standing::Any,
+            introduced: None,
             ends: Cell::new(None),
             policy,
             host: Cell::new(None),
@@ -139,6 +149,7 @@ impl Conn {
             watched: Cell::new(false),
             body_read: Cell::new(true),
             upload: Upload::default(),
+            until: Cell::new(None),
             greeted: None,
             carrier: None,
             carries: Cell::new(0),
@@ -150,26 +161,9 @@ impl Conn {
         Rc::into_inner(conn).map(|conn| conn.socket)
     }
 
-    /// Where the client connected from.
+    /// Where the client connected from: itself, or as it was introduced.
     pub fn address(&self) -> ClientAddr {
         self.address
-    }
-
-    /// The two ends of the connection, the client's and ours.
-    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        if let Some(carrier) = &self.carrier {
-            return carrier.ends();
-        }
-        if self.ends.get().is_none() {
-            let ours = self.socket.local_addr();
-            self.ends.set(ours.map(|ours| (self.address.0, ours)));
-        }
-        self.ends.get()
-    }
-
-    /// The same, if anybody has asked for them.
-    pub fn known_ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        self.ends.get()
     }
 
     /// The socket the client is on.
@@ -225,6 +219,7 @@ impl Conn {
         // Nothing of the exchange before counts in this one.
         self.waits.clear_all();
         self.expired.set(None);
+        self.until.set(None);
         self.response_over.set(None);
         self.head_clock.reset();
         self.body_clock.reset();
@@ -262,7 +257,15 @@ impl Conn {
     pub fn wait_for_backend(&self, now: Instant, timeout: Duration) {
         self.waits.clear(Wait::RequestBody);
         self.body_clock.stop(now);
-        self.waits.set(Wait::Backend, now + timeout);
+        let until = now + timeout;
+        let end = self.until.get();
+        let until = end.map_or(until, |end| until.min(end));
+        self.waits.set(Wait::Backend, until);
+    }
+
+    /// The exchange has to be over by `end`, as its client has it.
+    pub fn has_until(&self, end: Option<Instant>) {
+        self.until.set(end);
     }
 
     /// Whether the backend is being waited for.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::Conn;
+use super::origin::Introduced;
 use crate::alarm::Alarms;
 use crate::client::Policy;
 use crate::client::waits::Wait;
@@ -23,6 +24,7 @@ pub struct Parked {
     host: Option<usize>,
     exchanges: u32,
     greeted: Option<Greeted>,
+    introduced: Option<Rc<Introduced>>,
 }
 
 impl Conn {
@@ -32,6 +34,10 @@ impl Conn {
     /// head that is coming count, and nobody is to have its place.
     pub fn taken_up(parked: Parked, socket: Rc<Socket>, alarms: &Alarms) -> Conn {
         let conn = Conn::new(parked.address, socket, parked.policy, alarms).greeted(parked.greeted);
+        let conn = Conn {
+            introduced: parked.introduced,
+            ..conn
+        };
         conn.host.set(parked.host);
         conn.exchanges.set(parked.exchanges);
         conn
@@ -57,6 +63,7 @@ impl Conn {
             host: self.host.get(),
             exchanges: self.exchanges.get(),
             greeted: self.greeted.clone(),
+            introduced: self.introduced.clone(),
         })
     }
 }
@@ -73,6 +80,7 @@ impl Parked {
             host: None,
             exchanges: 1,
             greeted: None,
+            introduced: None,
         }
     }
 }

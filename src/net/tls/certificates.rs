@@ -364,4 +364,42 @@ mod tests {
         served.put(served.prepare(&sources).unwrap());
         assert!(Arc::ptr_eq(&first.keys[0].key, &served.now().keys[0].key));
     }
+
+    #[test]
+    fn files_that_have_changed_are_read_again_and_what_cannot_be_used_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        let write = |name: &str| {
+            let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+            fs::write(file("pem"), made.cert.pem()).unwrap();
+            fs::write(file("key"), made.signing_key.serialize_pem()).unwrap();
+        };
+        write("a.example");
+        let source = CertificateSource::Files {
+            certificate: file("pem"),
+            key: file("key"),
+            staple: None,
+        };
+        let served = Served::default();
+        served.put(served.prepare(&[source]).unwrap());
+        let first = served.now();
+        served.refresh();
+        assert!(Arc::ptr_eq(&first, &served.now()), "nothing has changed");
+        fs::write(file("pem"), "no certificate").unwrap();
+        served.refresh();
+        assert_eq!(served.shown()[0].name, "a.example");
+        // The key of another, as it is between two writes.
+        write("longer.example");
+        let key = fs::read(file("key")).unwrap();
+        write("other.example");
+        fs::write(file("key"), key).unwrap();
+        served.refresh();
+        assert_eq!(served.shown()[0].name, "a.example");
+        write("the-last.example");
+        served.refresh();
+        assert_eq!(served.shown()[0].name, "the-last.example");
+        fs::remove_file(file("key")).unwrap();
+        served.refresh();
+        assert_eq!(served.shown()[0].name, "the-last.example");
+    }
 }
