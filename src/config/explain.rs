@@ -93,6 +93,8 @@ impl Request {
 #[derive(Clone, Copy)]
 struct Layer<'a> {
     kind: &'static Table,
+    /// As it is written there.
+    header: &'a str,
     table: &'a DeTable<'a>,
 }
 
@@ -154,7 +156,11 @@ impl<'a> Explaining<'a> {
     fn nth(&self, kind: &'static Table, n: usize) -> Option<Layer<'a>> {
         let list = self.root.get(kind.key)?.get_ref().as_array()?;
         let table = list.get(n)?.get_ref().as_table()?;
-        Some(Layer { kind, table })
+        Some(Layer {
+            kind,
+            header: kind.header,
+            table,
+        })
     }
 
     fn place_of_nth(&self, kind: &'static Table, n: usize) -> Option<String> {
@@ -273,6 +279,7 @@ impl<'a> Explaining<'a> {
             listener.and_then(|(number, _)| self.nth(&keys::LISTENERS, number)),
             client.map(|table| Layer {
                 kind: &keys::CLIENT,
+                header: keys::CLIENT.header,
                 table,
             }),
         ];
@@ -290,8 +297,10 @@ impl<'a> Explaining<'a> {
         let table = upstreams
             .and_then(|table| table.get_ref().as_table()?.get(name))
             .and_then(|one| one.get_ref().as_table());
+        let header = format!("[upstreams.{name}]");
         let own = table.map(|table| Layer {
             kind: &keys::UPSTREAMS,
+            header: &header,
             table,
         });
         let mut rows = Vec::new();
@@ -328,14 +337,14 @@ impl<'a> Explaining<'a> {
     }
 
     /// A setting as the first of the layers has it that says something of it.
-    fn row(&self, setting: &Setting, layers: impl Iterator<Item = Layer<'a>>) -> [String; 3] {
+    fn row<'l>(&self, setting: &Setting, layers: impl Iterator<Item = Layer<'l>>) -> [String; 3] {
         for layer in layers {
             let here = layer.kind.find(setting.name);
             if let Some(here) = here
                 && let Some((value, at)) = self.written(layer, setting.name)
                 && !inherits(here, &value)
             {
-                let place = format!("{} {}", self.place(at), layer.kind.header);
+                let place = format!("{} {}", self.place(at), layer.header);
                 return [setting.name.to_owned(), value, place];
             }
         }
@@ -348,7 +357,7 @@ impl<'a> Explaining<'a> {
     }
 
     /// What stands there of a setting, as it is written, and where.
-    fn written(&self, layer: Layer<'a>, name: &str) -> Option<(String, usize)> {
+    fn written(&self, layer: Layer<'_>, name: &str) -> Option<(String, usize)> {
         let setting = layer.kind.find(name)?;
         let mut entries = layer.table.iter();
         let (key, value) = entries.find(|(key, _)| setting.is_called(key.get_ref()))?;

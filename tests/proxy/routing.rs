@@ -168,17 +168,12 @@ fn a_redirect_stays_where_it_is_written() {
     );
     for (target, status, location) in [
         ("/go//evil.example/", 302, "/evil.example/"),
-        ("/go/\\evil.example", 302, "/evil.example"),
         ("//evil.example/x", 301, "/evil.example/x"),
         ("/a%0d%0aSet-Cookie:x", 301, "/a%0d%0aSet-Cookie:x"),
     ] {
         let mut client = Client::connect(proxy.addr);
         client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
         let response = client.response();
-        // A backslash is not in every library's paths.
-        if response.status == 400 && target.contains('\\') {
-            continue;
-        }
         assert_eq!(response.status, status, "{target}: {}", response.head);
         assert_eq!(response.header("location"), Some(location), "{target}");
         assert_eq!(response.header("set-cookie"), None);
