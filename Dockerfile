@@ -9,6 +9,8 @@ ARG RUST=rust:1.95.0-slim-bookworm
 ARG BASE=debian:bookworm-slim
 
 FROM ${RUST} AS build
+# So that it can be found, as it has no name.
+LABEL org.opencontainers.image.title="Warmline, built"
 WORKDIR /src
 # The dependencies first: they stay as they are while the sources change.
 COPY Cargo.toml Cargo.lock ./

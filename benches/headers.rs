@@ -94,6 +94,7 @@ fn request(c: &mut Criterion) {
             host: None,
             address: &address,
             wish: Wish::None,
+            upgrade: None,
             chunked: false,
         };
         group.bench_function(name, |b| {

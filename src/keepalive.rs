@@ -80,11 +80,13 @@ pub enum CloseReason {
     /// It was idle, and one too many: `max_idle` was reached, or its place was needed for one that
     /// suits.
     Surplus,
+    /// It left HTTP for another protocol (`101 Switching Protocols`), which both sides have ended.
+    Upgraded,
 }
 
 impl CloseReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [CloseReason; 13] = [
+    pub const ALL: [CloseReason; 14] = [
         CloseReason::KeepAliveOff,
         CloseReason::RequestLimit,
         CloseReason::IdleTimeout,
@@ -98,6 +100,7 @@ impl CloseReason {
         CloseReason::Drain,
         CloseReason::MaxAge,
         CloseReason::Surplus,
+        CloseReason::Upgraded,
     ];
 
     /// The reason as it stands in metrics and logs.
@@ -116,6 +119,7 @@ impl CloseReason {
             CloseReason::Drain => "drain",
             CloseReason::MaxAge => "max_age",
             CloseReason::Surplus => "surplus",
+            CloseReason::Upgraded => "upgraded",
         }
     }
 }

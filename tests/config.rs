@@ -74,7 +74,7 @@ fn every_file_in_config_is_sound() {
 #[test]
 fn every_example_in_the_documents_is_sound() {
     for (document, count) in [
-        ("README.md", 1),
+        ("docs/quick-start.md", 1),
         ("docs/settings.md", 1),
         ("docs/apache-workers.md", 2),
         ("docs/forwarded.md", 2),

@@ -252,3 +252,103 @@ fn every_sentence_a_client_may_read_is_in_the_document() {
         );
     }
 }
+
+/// What a heading is called in a link, as GitHub has it.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading
+        .chars()
+        .filter(|one| one.is_alphanumeric() || " -_".contains(*one));
+    kept.map(|one| if one == ' ' { '-' } else { one }).collect()
+}
+
+/// A document without its blocks of code.
+fn prose(text: &str) -> String {
+    text.split("```").step_by(2).collect()
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let root = Path::new(ROOT);
+    let mut documents = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"]
+        .map(|name| root.join(name))
+        .to_vec();
+    for folder in [
+        "docs",
+        "config/compose/ab",
+        "config/compose/exhaustion",
+        "config/compose/replace-nginx",
+    ] {
+        let entries = fs::read_dir(root.join(folder)).expect("the folder can be read");
+        documents.extend(entries.map(|entry| entry.expect("it can be read").path()));
+    }
+    let mut links = 0;
+    for document in documents
+        .iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+    {
+        for rest in prose(&read(document)).split("](").skip(1) {
+            let target = rest.split(')').next().expect("a link ends");
+            if target.contains("://") {
+                continue;
+            }
+            let (file, part) = target.split_once('#').unwrap_or((target, ""));
+            let folder = document.parent().expect("a file is in a folder");
+            let file = if file.is_empty() {
+                document.clone()
+            } else {
+                folder.join(file)
+            };
+            assert!(
+                file.exists(),
+                "{}: {target} is not there",
+                document.display()
+            );
+            if !part.is_empty() {
+                let text = prose(&read(&file));
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                assert!(
+                    headings.any(|heading| anchor(heading) == part),
+                    "{}: {target}: no such heading",
+                    document.display()
+                );
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 50, "only {links} links");
+}
+
+/// The image's first layers are built from stand-ins for what `Cargo.toml` names.
+#[test]
+fn the_dockerfile_knows_every_bench() {
+    let manifest = read("Cargo.toml");
+    let benches: BTreeSet<_> = manifest
+        .split("[[bench]]")
+        .skip(1)
+        .filter_map(|table| table.split("name = \"").nth(1)?.split('"').next())
+        .collect();
+    let dockerfile = read("Dockerfile");
+    let list = dockerfile
+        .split("for bench in ")
+        .nth(1)
+        .expect("it has them in a list");
+    let list = list.split(';').next().expect("the list ends");
+    assert_eq!(list.split(' ').collect::<BTreeSet<_>>(), benches);
+}
+
+#[test]
+fn the_readme_lists_every_document() {
+    let readme = read("README.md");
+    let list = section(&readme, "## Documents");
+    for entry in fs::read_dir(Path::new(ROOT).join("docs")).expect("docs/ can be read") {
+        let name = entry.expect("it can be read").file_name();
+        let name = name.to_str().expect("names are text");
+        if Path::new(name).extension().is_some_and(|end| end == "md") {
+            assert!(
+                list.contains(&format!("(docs/{name})")),
+                "README has no docs/{name}"
+            );
+        }
+    }
+}

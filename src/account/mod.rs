@@ -6,6 +6,7 @@ mod front;
 mod held;
 mod histogram;
 mod traffic;
+mod tunnels;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ pub use front::{Flood, FrontFigures, FrontTally, Handshake};
 pub use held::{Held, Stage};
 pub use histogram::{Times, TimesTally};
 pub use traffic::{CLASSES, ConnectFault, Over, Span, Spans, SpansTally, Traffic, TrafficTally};
+pub use tunnels::{TunnelEnd, Tunnels, TunnelsTally};
 
 /// Who ended a connection, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,6 +148,8 @@ pub struct PoolTally {
     retransmits: AtomicU64,
     /// The exchanges this backend had a part in.
     pub(crate) traffic: TrafficTally,
+    /// Those of them that left HTTP.
+    pub(crate) tunnels: TunnelsTally,
     /// What they and its connections waited for, and how long.
     pub(crate) spans: SpansTally,
     notes: Option<Notes>,
@@ -320,6 +324,7 @@ impl PoolTally {
         sum.given_up += self.given_up.load(Ordering::Relaxed);
         sum.retransmits += self.retransmits.load(Ordering::Relaxed);
         self.traffic.add_to(&mut sum.traffic);
+        self.tunnels.add_to(&mut sum.tunnels);
         self.spans.add_to(&mut sum.spans);
     }
 }
@@ -410,6 +415,8 @@ pub struct PoolFigures {
     pub retransmits: u64,
     /// The exchanges these backends had a part in.
     pub traffic: Traffic,
+    /// Those of them that left HTTP for another protocol.
+    pub tunnels: Tunnels,
     /// What they and their connections waited for, and how long.
     pub spans: Spans,
 }
@@ -428,6 +435,7 @@ impl PoolFigures {
             given_up,
             retransmits,
             traffic,
+            tunnels,
             spans,
         } = others;
         self.requests += requests;
@@ -448,6 +456,7 @@ impl PoolFigures {
         self.retransmits += retransmits;
         self.counts.add(counts);
         self.traffic.add(traffic);
+        self.tunnels.add(tunnels);
         self.spans.add(spans);
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::account::{Close, ConnectFault, Refusal};
+use crate::account::{Close, ConnectFault, Refusal, TunnelEnd};
 use crate::keepalive::CloseReason;
 
 use super::exposition::Kind::{Counter, Gauge};
@@ -24,6 +24,7 @@ pub(super) fn page(facts: &Facts, format: Format) -> String {
     front::write(&mut page, facts);
     exchanges(&mut page, facts);
     requests(&mut page, &facts.backends);
+    tunnels(&mut page, &facts.backends);
     connections(&mut page, &facts.backends);
     ends(&mut page, &facts.backends);
     splits(&mut page, facts);
@@ -137,6 +138,52 @@ fn requests(page: &mut Page, backends: &[Backend]) {
         "Requests that met a connection the backend was closing, and could not be sent again.",
         |backend| backend.figures.races_lost,
     );
+}
+
+/// Connections that have left HTTP.
+fn tunnels(page: &mut Page, backends: &[Backend]) {
+    let mut family = page.family(
+        "warmline_backend_tunnels",
+        Gauge,
+        "Tunnels that are open: connections that have left HTTP for another protocol, WebSocket for one.",
+    );
+    for backend in backends {
+        family.sample(&backend.labels(), backend.figures.tunnels.open());
+    }
+    counter(
+        page,
+        backends,
+        "warmline_backend_upgrades_total",
+        "Requests answered 101 Switching Protocols, each of which has become a tunnel.",
+        |backend| backend.figures.tunnels.begun,
+    );
+    let used = || backends.iter().filter(|it| it.figures.tunnels.begun > 0);
+    let mut family = page.family(
+        "warmline_backend_tunnel_ends_total",
+        Counter,
+        "Tunnels that have ended: closed by both sides, broken off by one, silent for too long, cut off by the proxy's stop.",
+    );
+    for backend in used() {
+        let [upstream, address] = backend.labels();
+        for (end, count) in TunnelEnd::ALL
+            .into_iter()
+            .zip(backend.figures.tunnels.ended)
+        {
+            family.sample(&[upstream, address, ("end", end.label())], count);
+        }
+    }
+    let mut family = page.family(
+        "warmline_backend_tunnel_bytes_total",
+        Counter,
+        "Bytes passed on through tunnels, as they pass: received from clients, and sent to them.",
+    );
+    for backend in used() {
+        let [upstream, address] = backend.labels();
+        let tunnels = &backend.figures.tunnels;
+        for (direction, bytes) in [("received", tunnels.received), ("sent", tunnels.sent)] {
+            family.sample(&[upstream, address, ("direction", direction)], bytes);
+        }
+    }
 }
 
 fn connections(page: &mut Page, backends: &[Backend]) {

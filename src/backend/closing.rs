@@ -72,8 +72,9 @@ impl Closing {
             CloseReason::Drain if announced => self.last,
             // Nobody has told the backend, so it would not close: waiting for it would be in vain.
             CloseReason::Drain | CloseReason::IdleTimeout | CloseReason::Surplus => self.idle,
-            // Its FIN is here: the TIME_WAIT is the backend's already.
-            CloseReason::PeerClosedIdle => CloseMode::Fin,
+            // Its FIN is here: the TIME_WAIT is the backend's already. Of a tunnel both are, in the order that
+            // its two ends chose.
+            CloseReason::PeerClosedIdle | CloseReason::Upgraded => CloseMode::Fin,
             CloseReason::PeerClosedBusy
             | CloseReason::EarlyResponse
             | CloseReason::ClientGone

@@ -19,7 +19,7 @@ use tower::{BoxError, ServiceExt};
 use super::exit::Entry;
 use super::h1::Lent;
 use super::origin::Origin;
-use super::{Closing, Protocol, Settings, h1, h2};
+use super::{Closing, Protocol, Settings, Switched, h1, h2};
 use crate::account::{ConnectFault, PoolTally, Span};
 use crate::keepalive::CloseReason;
 use crate::net::{BackendAddr, Call, ConnectError, Dial, Ends, Socket, Wire};
@@ -321,6 +321,33 @@ where
         match self {
             Conn::Http1(conn) => client.send_head_from(conn.socket()),
             Conn::Http2(_) => client.send_own_head(),
+        }
+    }
+
+    /// Whether a request may ask to leave HTTP for another protocol.
+    pub fn can_switch(&self) -> bool {
+        matches!(self, Conn::Http1(_))
+    }
+
+    /// Says whether the request that is sent next asks for it.
+    pub fn may_switch(&self, asks: bool) {
+        if let Conn::Http1(conn) = self {
+            conn.may_switch(asks);
+        }
+    }
+
+    /// The connection's bytes, and what of them has been read already, its backend having left HTTP.
+    pub fn switch(&self) -> Option<(Switched, bytes::Bytes)> {
+        match self {
+            Conn::Http1(conn) => conn.switch(),
+            Conn::Http2(_) => None,
+        }
+    }
+
+    /// What was spoken in place of HTTP was broken off by the backend.
+    pub fn broke_off(&self) {
+        if let Conn::Http1(conn) = self {
+            conn.broke_off();
         }
     }
 

@@ -91,6 +91,7 @@ impl Ending {
         entry.close = match mode {
             // If its FIN does not come, the connection's task knows better.
             CloseMode::Peer | CloseMode::PeerRst => Close::BackendFin,
+            CloseMode::Fin if socket.fin().is_some_and(|fin| !fin.is_first) => Close::BackendFin,
             CloseMode::Fin => Close::ProxyFin,
             CloseMode::Rst => Close::ProxyRst,
             CloseMode::FinRst => Close::ProxyFinRst,
@@ -168,14 +169,20 @@ pub(super) async fn close(socket: &Socket, ending: Ending, broke: bool) {
             entry.close = close;
         }
     };
+    let fin = socket.fin();
     let mut has_closed = socket.has_peer_closed();
     if has_closed {
-        known(Close::BackendFin);
+        let is_ours = fin.is_some_and(|fin| fin.is_first);
+        known(if is_ours {
+            Close::ProxyFin
+        } else {
+            Close::BackendFin
+        });
     } else if broke && let Some(CloseReason::PeerClosedIdle | CloseReason::PeerClosedBusy) = reason
     {
         known(Close::BackendRst);
     }
-    if let (CloseMode::Fin | CloseMode::FinRst, false) = (mode, has_closed) {
+    if let (CloseMode::Fin | CloseMode::FinRst, false, None) = (mode, has_closed, fin) {
         socket.close_notify();
     }
     if let CloseMode::Peer | CloseMode::PeerRst = mode {
@@ -199,6 +206,7 @@ pub(super) async fn close(socket: &Socket, ending: Ending, broke: bool) {
         && entry.close == Close::ProxyFin
     {
         let reason = entry.farewell.reason;
-        entry.tally.departs(reason, || socket.cookie());
+        let cookie = || fin.map_or_else(|| socket.cookie(), |fin| fin.cookie);
+        entry.tally.departs(reason, cookie);
     }
 }

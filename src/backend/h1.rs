@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
@@ -21,6 +22,7 @@ use super::Closing;
 use super::conn::AfterResponse;
 use super::exit::{self, Ending, Entry, Exit};
 use super::origin::Origin;
+use super::switched::Switched;
 use crate::keepalive::CloseReason;
 use crate::net::{BackendAddr, Moving, Peer, PortUse, Socket, Stream, Wire};
 use crate::pool::{Farewell, Watch};
@@ -34,7 +36,7 @@ pub(super) fn begin<B>(
     watch: Watch,
 ) -> Conn<B>
 where
-    B: Body<Data = bytes::Bytes> + 'static,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
     let (io, socket) = Stream::new(wire);
@@ -51,6 +53,10 @@ where
     let carrier = Rc::new(Carrier {
         connection: RefCell::new(Some(connection)),
         has_spoken: Cell::new(false),
+        may_switch: Cell::new(false),
+        switched: Cell::new(None),
+        socket: Cell::new(None),
+        broke: Cell::new(false),
         ended: Cell::new(None),
         waker: Waker::from(Arc::clone(&gate)),
         gate,
@@ -88,7 +94,7 @@ pub struct Conn<B: Body + 'static> {
 
 impl<B> Conn<B>
 where
-    B: Body<Data = bytes::Bytes> + 'static,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
     /// What is known of it from its beginning on.
@@ -138,7 +144,12 @@ where
     pub(super) fn close(&self, closing: Closing, farewell: Farewell, entry: Entry) {
         let aborts = self.in_exchange.get();
         let announced = !aborts && !self.sender.is_ready();
-        let mode = closing.mode(farewell.reason, announced);
+        let mode = if aborts && farewell.reason == CloseReason::Drain {
+            // A tunnel is cut off: that is not to look like its end.
+            closing.error
+        } else {
+            closing.mode(farewell.reason, announced)
+        };
         let ending = Ending::new(mode, entry, &self.socket, aborts);
         self.carrier.exit.decide(ending);
     }
@@ -163,6 +174,29 @@ where
             .closed(|| sender.try_send_request(request));
         self.carrier.advance();
         answer
+    }
+
+    /// Whether the request that is sent next asks to leave HTTP for another protocol.
+    pub(super) fn may_switch(&self, asks: bool) {
+        self.carrier.may_switch.set(asks);
+    }
+
+    /// The connection's bytes, and what of them has been read already, its backend having left HTTP.
+    pub(super) fn switch(&self) -> Option<(Switched, Bytes)> {
+        let carrier = &self.carrier;
+        // The task may not have looked yet.
+        let result = carrier.ended.take();
+        if carrier.may_switch.get() && matches!(result, Some(Ok(()))) {
+            carrier.end_http();
+        }
+        carrier.ended.set(result);
+        let (stream, early) = carrier.switched.take()?;
+        Some((Switched::new(stream), early))
+    }
+
+    /// What was spoken in place of HTTP was broken off by the backend.
+    pub(super) fn broke_off(&self) {
+        self.carrier.broke.set(true);
     }
 
     /// Takes an idle connection off its runtime.
@@ -192,6 +226,7 @@ where
     /// Asks how the connection is, its last response having been read to its end.
     pub(super) fn after_response(&self) -> AfterResponse {
         self.in_exchange.set(false);
+        self.carrier.may_switch.set(false);
         if self.carrier.has_spoken.get() {
             AfterResponse::Spoke
         } else if self.sender.is_ready() {
@@ -211,7 +246,7 @@ where
         &self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let body = Pin::new(body);
         if self.sender.is_ready() {
             self.carrier.gate.closed(|| body.poll_frame(cx))
@@ -233,6 +268,14 @@ struct Carrier<B: Body + 'static> {
     connection: RefCell<Option<http1::Connection<TokioIo<Stream>, B>>>,
     /// The backend has sent what nobody asked for.
     has_spoken: Cell<bool>,
+    /// The request under way asks to leave HTTP.
+    may_switch: Cell<bool>,
+    /// The stream of such a connection when no HTTP is spoken on it any more, and what was read of it.
+    switched: Cell<Option<(Stream, Bytes)>>,
+    /// Its socket, for the task that closes it.
+    socket: Cell<Option<Rc<Socket>>>,
+    /// What was spoken instead broke off.
+    broke: Cell<bool>,
     /// How the connection ended while the task was not looking.
     ended: Cell<Option<hyper::Result<()>>>,
     gate: Arc<Gate>,
@@ -247,9 +290,19 @@ struct Carrier<B: Body + 'static> {
 
 impl<B> Carrier<B>
 where
-    B: Body<Data = bytes::Bytes> + 'static,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
+    /// Ends HTTP on a connection that has left it, or was closed in its place.
+    fn end_http(&self) {
+        if let Some(connection) = self.connection.take() {
+            let parts = connection.into_parts();
+            let stream = parts.io.into_inner();
+            self.socket.set(Some(stream.handle()));
+            self.switched.set(Some((stream, parts.read_buf)));
+        }
+    }
+
     /// Moves what can be moved, for somebody who is not the task.
     fn advance(&self) {
         if let Poll::Ready(result) = self.poll_connection() {
@@ -301,10 +354,19 @@ fn is_unasked(error: &hyper::Error) -> bool {
 /// Carries a connection until it ends, and closes it.
 async fn carry<B>(carrier: Rc<Carrier<B>>, backend: BackendAddr, watch: Watch)
 where
-    B: Body<Data = bytes::Bytes> + 'static,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
     let result = poll_fn(|cx| carrier.poll(cx)).await;
+    if carrier.may_switch.get() && result.is_ok() {
+        // Its exchange is under way, and knows whether HTTP was left or only ended: the pool will be told.
+        carrier.end_http();
+        let ending = carrier.exit.decided().await;
+        if let Some(socket) = carrier.socket.take() {
+            exit::close(&socket, ending, carrier.broke.get()).await;
+        }
+        return;
+    }
     let Some(connection) = carrier.connection.take() else {
         // It went to another worker.
         return;

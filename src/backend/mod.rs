@@ -10,8 +10,12 @@ mod h1;
 mod h2;
 mod origin;
 mod settings;
+mod switched;
+mod upgrades;
 
 pub use closing::{Closing, ShortMode};
 pub use conn::{AfterResponse, Conn, Connector, SendError};
 pub use origin::Origin;
 pub use settings::{Forwarded, Protocol, ServerSettings, Settings};
+pub use switched::Switched;
+pub use upgrades::Upgrades;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::Closing;
+use super::{Closing, Upgrades};
 use crate::account::Arm;
 use crate::keepalive::{KeepAlive, Verdict};
 use crate::lookup;
@@ -79,6 +79,23 @@ pub struct Settings {
     /// Default: 100 ms. The call takes 0.2 µs. Zero always asks.
     pub probe_idle: Option<Duration>,
 
+    /// What a client may leave HTTP/1.1 for: its `Upgrade` is passed on for these protocols, and what
+    /// follows a `101 Switching Protocols` is passed on both ways as it is. What is asked for beside
+    /// them is taken out of the request, which goes on as if it had not been there.
+    ///
+    /// Default: `websocket`. A browser's WebSocket is an ordinary request until the backend agrees, so
+    /// nothing is opened by it that the backend does not offer.
+    /// Source: Apache httpd 2.4, `ProxyPass … upgrade=`; nginx, `proxy_set_header Upgrade`.
+    pub upgrade: Upgrades,
+
+    /// The longest a tunnel, which is what an upgraded connection is, may move nothing either way.
+    /// Once one side has ended, the other has `timeout`, if that is shorter.
+    ///
+    /// Default: 1 h. Much longer than `timeout`, as silence is what such a connection is made for, and
+    /// not without end, as a peer that vanished without a word would never be noticed.
+    /// Source: `HAProxy`, `timeout tunnel` (1h in its manual); nginx has `proxy_read_timeout` (60 s).
+    pub tunnel_timeout: Duration,
+
     /// Whether backends see the `Host` the client named, or their own address.
     ///
     /// Default: the client's. Source: Apache httpd 2.4, `ProxyPreserveHost` (there off).
@@ -139,6 +156,8 @@ impl Settings {
             timeout: Duration::from_mins(1),
             retry_body: 64 << 10,
             probe_idle: Some(Duration::from_millis(100)),
+            upgrade: Upgrades::default(),
+            tunnel_timeout: Duration::from_hours(1),
             preserve_host: true,
             forwarded: Forwarded::default(),
             source_addresses: Vec::new(),
@@ -170,6 +189,8 @@ impl Settings {
             servers: self.servers.clone(),
             timeout: self.timeout,
             retry_body: self.retry_body,
+            upgrade: self.upgrade.clone(),
+            tunnel_timeout: self.tunnel_timeout,
             preserve_host: self.preserve_host,
             forwarded: self.forwarded,
             resolve: self.resolve.clone(),
@@ -286,6 +307,8 @@ mod tests {
         assert!(keeps(|new| new.timeout *= 2));
         assert!(keeps(|new| new.retry_body = 0));
         assert!(keeps(|new| new.preserve_host = false));
+        assert!(keeps(|new| new.upgrade = Upgrades::Any));
+        assert!(keeps(|new| new.tunnel_timeout *= 2));
         assert!(keeps(|new| new.forwarded = Forwarded::Off));
         assert!(keeps(|new| new.resolve.again = false));
         assert!(keeps(|new| new.snat_ports = 1024));

@@ -20,8 +20,9 @@ use crate::compare::load::{self, Load};
 use crate::compare::picture::{ArmFigures, Picture, Scene};
 use crate::config::SHUTDOWN_TIMEOUT;
 use crate::keepalive::KeepAlive;
+use crate::net::{CertificateSource, ServerTlsSettings};
 use crate::route::RouteSettings;
-use crate::server::{Server, Settings, StartError};
+use crate::server::{ListenerSettings, Server, Settings, StartError};
 
 /// Client connections to each proxy.
 const CLIENTS: NonZeroU32 = NonZeroU32::new(4).expect("four is not zero");
@@ -77,8 +78,8 @@ fn show(args: &DemoArgs) -> Result<(), Failed> {
             .collect()
     };
     let mut arms = [
-        Arm::start("pooled", args.port, door(0), true)?,
-        Arm::start("short", args.port + 1, door(1), false)?,
+        Arm::start("pooled", args.port, args.tls, door(0), true)?,
+        Arm::start("short", args.port + 1, args.tls, door(1), false)?,
     ];
     let load = if args.no_load {
         None
@@ -182,6 +183,7 @@ impl Arm {
     fn start(
         name: &'static str,
         port: u16,
+        with_tls: bool,
         backends: Vec<SocketAddr>,
         keep_alive: bool,
     ) -> Result<Arm, StartError> {
@@ -194,8 +196,18 @@ impl Arm {
             enabled: keep_alive,
             ..KeepAlive::BACKEND
         };
+        let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut listeners = vec![address(port).into()];
+        let mut certificates = Vec::new();
+        if with_tls {
+            certificates.push(CertificateSource::SelfSigned(vec!["localhost".to_owned()]));
+            listeners.push(ListenerSettings {
+                tls: Some(ServerTlsSettings::default()),
+                ..address(0).into()
+            });
+        }
         let proxy = Server::start(&Settings {
-            certificates: Vec::new(),
+            certificates,
             workers: 1,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
             resolver: Vec::new(),
@@ -203,7 +215,7 @@ impl Arm {
             max_clients: None,
             admin: None,
             access_log: None,
-            listeners: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()],
+            listeners,
             hosts: Vec::new(),
             routes: vec![RouteSettings::to("/", name).into()],
             upstreams: vec![upstream],
@@ -261,10 +273,16 @@ fn introduction(args: &DemoArgs, arms: &[Arm]) -> String {
     for arm in arms {
         let (address, name) = (arm.proxy.addresses()[0], arm.name);
         let what = match name {
-            "pooled" => "keeps connections and uses them again",
-            _ => "opens a new connection for every request",
+            "pooled" => "connections are kept and used again",
+            _ => "a connection for each request",
         };
         lines.push(format!("  {name:<6}  http://{address}  {what}"));
+        if let Some(with_tls) = arm.proxy.addresses().get(1) {
+            let port = with_tls.port();
+            lines.push(format!(
+                "          https://localhost:{port}  the same, with TLS and HTTP/2 (curl -k)"
+            ));
+        }
     }
     lines.push(if args.no_load {
         "\nSend requests to both (--no-load: there are no others). Ctrl-C ends the demo.".to_owned()

@@ -212,6 +212,10 @@ pub struct DemoArgs {
     /// Stop after so many seconds
     #[arg(long, value_name = "N")]
     pub seconds: Option<NonZeroU64>,
+
+    /// Listen with TLS and HTTP/2 too, with a certificate that is made for it
+    #[arg(long)]
+    pub tls: bool,
 }
 
 /// The arguments of `states`.

@@ -175,7 +175,7 @@ fn announce(server: &Server, settings: &server::Settings) {
         let arm = if settings.pool.keep_alive.enabled {
             "kept connections"
         } else {
-            "one connection a request"
+            "a connection for each request"
         };
         info!("upstream {}: {}, {arm}", upstream.name, backends.join(", "));
     }

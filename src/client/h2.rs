@@ -167,7 +167,8 @@ fn builder(conn: &Conn, tasks: Tasks) -> http2::Builder<Tasks> {
         )
         .max_concurrent_streams(settings.max_streams)
         .max_header_list_size(settings.max_header_list)
-        .max_send_buf_size(HELD);
+        .max_send_buf_size(HELD)
+        .enable_connect_protocol();
     builder
 }
 

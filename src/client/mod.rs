@@ -19,7 +19,7 @@ mod trust;
 mod waits;
 mod words;
 
-pub use conn::{Conn, LAST_CHANCE, Parked};
+pub use conn::{Conn, LAST_CHANCE, Parked, Stay, Switch};
 pub use greet::{Greeting, greet, is_to_be_greeted, until};
 pub use intake::Framing;
 pub use policy::{HostSettings, Policy};

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::answer;
+use super::conn::Unswitched;
 use super::stream::Watched;
 use super::{Conn, Limits, Parked, Phase, Wait, h2};
 use crate::account::Flood;
@@ -46,6 +47,8 @@ enum Ended {
     Expired(Wait),
     /// It was idle, and its place was needed.
     Evicted,
+    /// HTTP is left for another protocol.
+    Switched,
     /// The client begins with HTTP/2.
     Http2,
 }
@@ -91,6 +94,7 @@ where
         Box::pin(carry(stream, ahead, &conn, exchange, tell)).await;
         return Served::Closed;
     }
+    let unswitched = Unswitched(Rc::clone(&conn));
     // Both futures are boxed: what waits for a first byte is to be small.
     let ended = loop {
         if ahead.is_empty() {
@@ -107,6 +111,13 @@ where
         (stream, ahead) = (spoken.stream, spoken.ahead);
         match spoken.ended {
             Ended::Idle => {}
+            Ended::Switched => {
+                if let Some(switch) = conn.take_switch() {
+                    stream.socket().leaves_http();
+                    switch(stream, ahead).await;
+                }
+                return Served::Closed;
+            }
             Ended::Http2 => {
                 Box::pin(carry(stream, ahead, &conn, exchange, tell)).await;
                 return Served::Closed;
@@ -118,6 +129,8 @@ where
             | Ended::Evicted) => break ended,
         }
     };
+    // What would have taken over hears that it will not before the connection is closed.
+    drop(unswitched);
     Box::pin(close(stream, &conn, ended, tell)).await;
     Served::Closed
 }
@@ -152,7 +165,7 @@ async fn carry<E, F, B>(
     }
 }
 
-/// Closes a connection that was idle for too long.
+/// Closes a connection that was idle for too long: with a FIN, and a little time for the client to see it.
 ///
 /// # Cancellation
 /// Dropping the future closes it at once.
@@ -281,6 +294,9 @@ fn over(conn: &Conn, result: hyper::Result<()>) -> Ended {
         return Ended::Unreadable(status, reason);
     }
     let Err(error) = result else {
+        if conn.is_switching() {
+            return Ended::Switched;
+        }
         // The library reads some words otherwise than we do, and has closed what was promised to stay.
         let is_kept = conn.is_to_be_kept();
         return if is_kept {
@@ -344,7 +360,7 @@ async fn close(stream: Stream, conn: &Conn, ended: Ended, tell: impl Fn(Told)) {
     match ended {
         // Nothing is unread or unsent: this is a FIN.
         Ended::Evicted => debug!(%client, "idle, and its place was needed: closed"),
-        Ended::Idle | Ended::Http2 => {}
+        Ended::Idle | Ended::Http2 | Ended::Switched => {}
         Ended::Finished if conn.has_client_closed() => {}
         Ended::Finished => linger(stream, conn, LINGER).await,
         Ended::Broken => {

@@ -287,6 +287,8 @@ pub const UPSTREAMS: Table = Table {
         // TLS and protocols.
         transport::PROTOCOL,
         transport::MAX_STREAMS,
+        transport::UPGRADE,
+        transport::TUNNEL_TIMEOUT,
         transport::PROXY_PROTOCOL,
         transport::TLS,
         transport::TLS_NAME,

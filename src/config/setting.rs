@@ -108,6 +108,8 @@ pub enum Takes {
     Addresses,
     /// A list of networks.
     Networks,
+    /// A list of protocols to switch to.
+    Upgrades,
     /// The path of a file.
     File,
     /// The path of a file to write, or one of these words.
@@ -222,6 +224,7 @@ impl Takes {
             Takes::Addresses => "a list of IP addresses",
             Takes::Networks => "a list of IP addresses and networks",
             Takes::Header => "the name of a header",
+            Takes::Upgrades => "a list of protocols",
             Takes::File | Takes::FileOr(_) => "the path of a file",
             Takes::Name => "the name of a host",
             Takes::NameServers => "a list of name servers",
@@ -309,6 +312,9 @@ impl Takes {
                 "a list of addresses and networks, such as [\"10.0.0.0/8\", \"192.0.2.7\", \"2001:db8::/32\"]"
                     .to_owned()
             }
+            Takes::Upgrades => {
+                "a list such as [\"websocket\"]; [\"*\"] for any, [] for none".to_owned()
+            }
             Takes::File => "a path, from the working directory or absolute".to_owned(),
             Takes::FileOr(words) => {
                 let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
@@ -353,6 +359,7 @@ impl Takes {
             | Takes::Methods
             | Takes::Addresses
             | Takes::Networks
+            | Takes::Upgrades
             | Takes::NameServers
             | Takes::Hosts => "list",
             Takes::Host | Takes::Name => "host",
@@ -384,6 +391,7 @@ impl Takes {
             | Takes::Servers
             | Takes::Addresses
             | Takes::Networks
+            | Takes::Upgrades
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name
@@ -421,6 +429,7 @@ impl Takes {
             | Takes::Servers
             | Takes::Addresses
             | Takes::Networks
+            | Takes::Upgrades
             | Takes::File
             | Takes::FileOr(_)
             | Takes::Name

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::read::{Reader, Section};
 use super::report::Finding;
 use super::setting::{Default, Setting, Takes};
-use super::values::{number, set, switch};
-use crate::backend::{self, Protocol};
+use super::values::{list, number, set, switch, time};
+use crate::backend::{self, Protocol, Upgrades};
 use crate::net::{ProxyProtocol, TlsSettings};
 
 /// `protocol`.
@@ -38,6 +38,29 @@ pub(super) const MAX_STREAMS: Setting = Setting {
               takes fewer.",
     apache: "none",
     nginx: "none",
+};
+
+/// `upgrade`.
+pub(super) const UPGRADE: Setting = Setting {
+    name: "upgrade",
+    alias: None,
+    takes: Takes::Upgrades,
+    default: Default::Is("[\"websocket\"]"),
+    meaning: "The protocols that a client may leave HTTP/1.1 for (`Upgrade`); `h2c` never.",
+    apache: "`ProxyPass … upgrade=` (none)",
+    nginx: "`proxy_set_header Upgrade $http_upgrade` (not set)",
+};
+
+/// `tunnel_timeout`.
+pub(super) const TUNNEL_TIMEOUT: Setting = Setting {
+    name: "tunnel_timeout",
+    alias: None,
+    takes: Takes::Time { zero: None },
+    default: Default::Is("\"1h\""),
+    meaning: "The longest that nothing may pass on an upgraded connection, either way. Once one side has ended, \
+              `timeout` holds if it is shorter.",
+    apache: "`ProxyWebsocketIdleTimeout` (none)",
+    nginx: "`proxy_read_timeout`, `proxy_send_timeout` (60s)",
 };
 
 /// `proxy_protocol`.
@@ -138,6 +161,13 @@ pub(super) fn transport(
     set(&mut settings.protocol, protocol);
     let streams = number(reader, section, "max_streams");
     set(&mut settings.max_streams, streams.and_then(NonZeroU32::new));
+    if section.get("upgrade").is_some() {
+        settings.upgrade = Upgrades::of(list(reader, section, "upgrade", Upgrades::read));
+    }
+    set(
+        &mut settings.tunnel_timeout,
+        time(reader, section, "tunnel_timeout"),
+    );
     let proxy = reader.read(section, "proxy_protocol", |scalar| {
         match scalar.text.as_str() {
             "off" => Ok(None),

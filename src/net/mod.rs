@@ -12,10 +12,12 @@ mod lot;
 mod names;
 mod networks;
 mod options;
+mod peer;
 mod socket;
 mod sockopt;
 mod sources;
 mod tls;
+mod tunnel;
 mod wire;
 
 use std::fmt;
@@ -36,12 +38,14 @@ pub use networks::{Network, Networks, NoNetwork};
 pub use options::{
     LONGEST_DEVICE, LONGEST_KEEPALIVE, OptionError, PortRange, Probes, SocketOptions, is_here,
 };
-pub use socket::{Peer, Socket, Stream};
+pub use peer::{Fin, Peer};
+pub use socket::{Socket, Stream};
 pub use sockopt::{PathFacts, own_network, own_processes, tunnel};
 pub use tls::{
     CertificateSource, ClientAuth, Greeted, HandshakeFault, MinVersion, Offer, Prepared, Served,
     ServerTls, ServerTlsSettings, Shaken, Shown, Tls, TlsError, TlsSettings,
 };
+pub use tunnel::{Over, Patience, Side, Tunnel};
 pub use wire::{Moving, Raw, Wire};
 
 /// Where a client connected from. Not to be mistaken for a [`BackendAddr`].

@@ -235,9 +235,11 @@ fn end_of_head(text: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// Whether this is the head of an interim response: `HTTP/1.1 1xx`.
+/// Whether this is the head of an interim response: `HTTP/1.1 1xx`. 101 is the last one of its request.
 fn is_interim(head: &[u8]) -> bool {
-    head.get(8..10) == Some(b" 1") && head.starts_with(b"HTTP/1.")
+    head.get(8..10) == Some(b" 1")
+        && head.starts_with(b"HTTP/1.")
+        && head.get(10..12) != Some(b"01")
 }
 
 fn next_line(text: &[u8], from: usize) -> Option<usize> {
@@ -333,6 +335,16 @@ mod tests {
             ),
             "HTTP/1.1 200 OK\r\nSet-Cookie: 1\r\nSET-COOKIE: 2\r\nset-cookie: 3\r\nA: b\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn a_switch_of_protocols_is_no_interim_response() {
+        let mut names = WireNames::default();
+        names.note(b"HTTP/1.1 101 Switching\r\nSec-WebSocket-ACCEPT: x\r\n\r\nfirst: 1\r\n");
+        let mut head = *b"HTTP/1.1 101 Switching\r\nsec-websocket-accept: x\r\nupgrade: y\r\n\r\n";
+        names.restore(&mut head);
+        let expected = b"HTTP/1.1 101 Switching\r\nSec-WebSocket-ACCEPT: x\r\nUpgrade: y\r\n\r\n";
+        assert_eq!(head, *expected);
     }
 
     #[test]

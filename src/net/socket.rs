@@ -12,6 +12,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::interim::Interim;
+use super::peer::{Fin, Peer, is_of_peer};
 use super::wire::{Moving, Raw, Wire};
 use super::{PathFacts, WireNames, sockopt};
 
@@ -60,36 +61,8 @@ pub struct Socket {
     keeps_head: Cell<bool>,
     /// It, as it was written, and maybe the beginning of a body behind it.
     written_head: RefCell<Vec<u8>>,
-}
-
-/// What a peer has done while nothing was read from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// Nothing, as far as can be known.
-    Silent,
-    /// Sent bytes.
-    Spoke,
-    /// Closed its side: it sends nothing more, and may or may not read on.
-    Closed,
-    /// Reset the connection.
-    Gone,
-}
-
-impl Peer {
-    /// What a look at the next bytes says of it.
-    pub(super) fn of(peeked: io::Result<usize>) -> Peer {
-        match peeked {
-            Ok(0) => Peer::Closed,
-            Ok(_) => Peer::Spoke,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peer::Silent,
-            Err(_) => Peer::Gone,
-        }
-    }
-
-    /// Whether nothing more can come.
-    pub fn is_over(self) -> bool {
-        matches!(self, Peer::Closed | Peer::Gone)
-    }
+    /// How our FIN went, if it went before the connection's end was decided.
+    fin: Cell<Option<Box<Fin>>>,
 }
 
 impl Stream {
@@ -110,12 +83,18 @@ impl Stream {
             takes_no_more: Cell::new(false),
             keeps_head: Cell::new(false),
             written_head: RefCell::default(),
+            fin: Cell::default(),
         });
         let stream = Stream {
             socket: Rc::clone(&socket),
             left: Vec::new(),
         };
         (stream, socket)
+    }
+
+    /// A handle to it that may outlive this half.
+    pub fn handle(&self) -> Rc<Socket> {
+        Rc::clone(&self.socket)
     }
 
     /// The half that knows.
@@ -165,6 +144,31 @@ impl Socket {
     /// It does not any more: what is said of its end from here on is said of the connection's.
     pub fn carries_no_frames(&self) {
         self.frames.set(false);
+    }
+
+    /// What comes and goes from here on is no HTTP: nothing in it is looked at, and a peer that takes no
+    /// more is an error.
+    pub fn leaves_http(&self) {
+        self.incoming.borrow_mut().stop();
+        self.outgoing.borrow_mut().stop();
+        self.interim.set(Interim::default());
+        self.head_follows.set(false);
+        self.hears_out.set(false);
+    }
+
+    /// Our FIN is about to be sent while the peer may still have something to say: notes which of the
+    /// two goes first, as nobody can tell once both have gone.
+    pub fn notes_fin(&self) {
+        let fin = Fin::about_to_go(self.wire.borrow().raw());
+        self.fin.set(Some(Box::new(fin)));
+    }
+
+    /// How our FIN went, if it was noted.
+    pub fn fin(&self) -> Option<Fin> {
+        let fin = self.fin.take();
+        let noted = fin.as_deref().copied();
+        self.fin.set(fin);
+        noted
     }
 
     /// Our address on it, if it is of TCP and still connected.
@@ -399,21 +403,13 @@ impl Socket {
 
     /// The kernel's number for the connection, if it is of TCP. Its TIME_WAIT has the same.
     pub fn cookie(&self) -> Option<u64> {
-        match self.wire.borrow().raw() {
-            Raw::Tcp(stream) => rustix::net::sockopt::socket_cookie(stream).ok(),
-            Raw::Unix(_) | Raw::Away => None,
-        }
+        self.wire.borrow().raw().cookie()
     }
 
     /// Whether all that was sent has been acknowledged.
     pub fn has_delivered(&self) -> bool {
         sockopt::outstanding(self.wire.borrow().raw()).is_ok_and(|bytes| bytes == 0)
     }
-}
-
-/// Whether a write failed since the peer has reset the connection.
-fn is_of_peer(kind: io::ErrorKind) -> bool {
-    kind == io::ErrorKind::BrokenPipe || kind == io::ErrorKind::ConnectionReset
 }
 
 /// Whether a read that found nothing has left its task registered with the runtime. Not so if the

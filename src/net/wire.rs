@@ -99,6 +99,14 @@ impl Raw {
         SockRef::from(self).peek(&mut [MaybeUninit::uninit()])
     }
 
+    /// The kernel's number for the connection, if it is of TCP.
+    pub(super) fn cookie(&self) -> Option<u64> {
+        match self {
+            Raw::Tcp(stream) => rustix::net::sockopt::socket_cookie(stream).ok(),
+            Raw::Unix(_) | Raw::Away => None,
+        }
+    }
+
     /// Sends a FIN.
     fn poll_fin(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -304,6 +304,14 @@ impl RelayBody {
         }
     }
 
+    /// Nothing, as the exchange goes on in a tunnel.
+    pub(super) fn none() -> RelayBody {
+        RelayBody {
+            inner: Inner::Text(None),
+            record: Record::none(),
+        }
+    }
+
     /// A backend's body. The lease ends with it, or with the response's head if it has none.
     pub(super) fn relay(
         incoming: Incoming,
@@ -488,9 +496,10 @@ impl Body for RelayBody {
         let RelayBody { inner, record } = &mut *self;
         let relay = match inner {
             Inner::Text(text) => {
-                let text = text.take();
-                record.hands_over(text.as_ref().map_or(0, Bytes::len));
-                return Poll::Ready(text.map(|text| Ok(Frame::data(text))));
+                return Poll::Ready(text.take().map(|text| {
+                    record.hands_over(text.len());
+                    Ok(Frame::data(text))
+                }));
             }
             Inner::Relay(relay) => relay,
         };

@@ -15,14 +15,14 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Uri, Version, request, response};
 
+pub use super::connection::{ClientConnection, say_connection};
 use super::target::{check_host, check_size, check_target};
 use super::{Failure, grpc};
 use crate::backend::Forwarded;
 use crate::client::Limits;
-use crate::keepalive::{KeepAlive, Verdict};
 use crate::pool::Hint;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -140,6 +140,9 @@ pub struct RequestFacts {
     trailers: bool,
     /// Whether it is a gRPC call, whose client reads what went wrong from `grpc-status`.
     pub grpc: bool,
+    /// Whether it came as an extended CONNECT (RFC 8441): only an answer that agrees to switch may look like a
+    /// success.
+    pub connects: bool,
     /// Whether the client's connection ends after it, for what it is.
     pub ends: bool,
 }
@@ -165,6 +168,7 @@ impl RequestFacts {
             expect: false,
             trailers: false,
             grpc: grpc::is_call(parts),
+            connects: false,
             ends: false,
         };
         if parts.version == Version::HTTP_2 {
@@ -222,6 +226,24 @@ impl RequestFacts {
             Some(authority) => Some(authority.as_str()),
             None => parts.headers.get(HOST).and_then(|host| host.to_str().ok()),
         }
+    }
+
+    /// Whether the client asks to leave HTTP for another protocol, as far as its `Connection` says. A 1.0
+    /// client does not (RFC 9110 §7.8), nor does one of HTTP/2, which has no such header.
+    pub fn asks_to_switch(&self, parts: &request::Parts) -> bool {
+        self.hop.upgrade
+            && parts.version == Version::HTTP_11
+            && self.hop.tokens.names.contains(&UPGRADE)
+    }
+
+    /// Whether it speaks HTTP/1.1 or later.
+    pub(super) fn is_http_11(&self) -> bool {
+        self.http_11
+    }
+
+    /// Whether the client names `keep-alive`.
+    pub(super) fn names_keep_alive(&self) -> bool {
+        self.hop.tokens.keep_alive
     }
 
     /// Whether the client asks for, or by its version expects, the connection to be kept.
@@ -289,6 +311,8 @@ pub struct Introduction<'a> {
     pub address: &'a HeaderValue,
     /// What is said of the connection.
     pub wish: Wish,
+    /// What the client may leave HTTP for, and asks to.
+    pub upgrade: Option<&'a HeaderValue>,
     /// Whether a body follows whose length is not known.
     pub chunked: bool,
 }
@@ -337,7 +361,14 @@ pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: 
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.append(CONNECTION, HeaderValue::from_static("TE"));
     }
-    say_wish(headers, intro.wish);
+    match intro.upgrade {
+        // Nothing else is said of the connection: it may well be its last request.
+        Some(protocols) => {
+            headers.insert(UPGRADE, protocols.clone());
+            headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
+        }
+        None => say_wish(headers, intro.wish),
+    }
     parts.version = Version::HTTP_11;
 }
 
@@ -358,6 +389,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Says in a request that was rewritten for one connection what is wished for another.
 pub fn say_another_wish(headers: &mut HeaderMap, wish: Wish) {
+    if headers.contains_key(UPGRADE) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let with_te = headers.get_all(CONNECTION).iter().any(|said| *said == "TE");
         headers.remove(CONNECTION);
@@ -534,53 +568,6 @@ fn hint(value: &HeaderValue) -> Hint {
     hint
 }
 
-/// What is known when a response's `Connection` header is written.
-#[derive(Clone, Copy, Debug)]
-pub struct ClientConnection<'a> {
-    /// The client side's settings.
-    pub keep_alive: &'a KeepAlive,
-    /// The number of this exchange on its connection; the first is 1.
-    pub exchange: u32,
-    /// Whether the response's end can be seen without closing.
-    pub length_known: bool,
-    /// Whether something else ends the connection: the proxy is shutting down, a failure.
-    pub ends: bool,
-}
-
-/// Says in a response's head whether the client's connection is kept. True if it is.
-///
-/// An end is always said. That it is kept is said only to a client that named keep-alive, with
-/// the timeout in whole seconds and the requests left. Source: Apache httpd 2.4,
-/// `ap_set_keepalive`.
-pub fn say_connection(
-    headers: &mut HeaderMap,
-    request: Option<&RequestFacts>,
-    connection: &ClientConnection<'_>,
-) -> bool {
-    let verdict = connection.keep_alive.after_exchange(connection.exchange);
-    let wanted = request.is_some_and(RequestFacts::wants_kept);
-    let kept = verdict == Verdict::Keep
-        && wanted
-        && !connection.ends
-        && (connection.length_known || request.is_some_and(|request| request.http_11));
-    if !kept {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    } else if request.is_some_and(|request| request.hop.tokens.keep_alive) {
-        headers.insert(KEEP_ALIVE, keep_alive_value(connection));
-        headers.insert(CONNECTION, HeaderValue::from_static("Keep-Alive"));
-    }
-    kept
-}
-
-fn keep_alive_value(connection: &ClientConnection<'_>) -> HeaderValue {
-    let seconds = connection.keep_alive.timeout.as_secs();
-    let text = match connection.keep_alive.left(connection.exchange) {
-        Some(left) => format!("timeout={seconds}, max={left}"),
-        None => format!("timeout={seconds}"),
-    };
-    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("numbers and words are visible ASCII")
-}
-
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -590,6 +577,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::keepalive::KeepAlive;
 
     fn request(target: &str, version: Version, headers: &[(&str, &str)]) -> request::Parts {
         let mut builder = Request::builder().uri(target).version(version);
@@ -619,6 +607,7 @@ mod tests {
             host: None,
             address: &address,
             wish: Wish::None,
+            upgrade: None,
             chunked: false,
         };
         change(&mut intro);
@@ -700,6 +689,25 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_asks_to_switch_says_nothing_else_of_its_connection() {
+        static PROTOCOLS: HeaderValue = HeaderValue::from_static("websocket");
+        let asked = [
+            ("host", "a"),
+            ("connection", "close, upgrade"),
+            ("upgrade", "x"),
+        ];
+        let mut parts = forwarded_with(get(&asked), |intro| {
+            intro.wish = Wish::Close;
+            intro.upgrade = Some(&PROTOCOLS);
+        });
+        say_another_wish(&mut parts.headers, Wish::Close);
+        assert_eq!(
+            lines(&parts.headers),
+            ["connection: Upgrade", "host: a", "upgrade: websocket"]
+        );
+    }
+
+    #[test]
     fn te_trailers_passes_with_its_connection_token() {
         let parts = forwarded_with(get(&[("host", "a"), ("te", "gzip, trailers")]), |intro| {
             intro.wish = Wish::Close;
@@ -741,6 +749,7 @@ mod tests {
             host: Some(&own),
             address: &own,
             wish: Wish::None,
+            upgrade: None,
             chunked: false,
         };
         forward_request(&mut parts, &facts, &intro);
@@ -794,6 +803,7 @@ mod tests {
             host: None,
             address: &v6,
             wish: Wish::None,
+            upgrade: None,
             chunked: false,
         };
         forwarded(&mut headers, &intro, None);

@@ -4,17 +4,21 @@
 //! [`headers`], [`Failure`], [`crate::route`], [`crate::balance`] and the pool's state.
 
 mod body;
+mod connect;
+mod connection;
 mod failure;
 mod grpc;
 pub mod headers;
 mod layout;
-mod own;
 mod record;
 mod replay;
 mod report;
+mod response;
 pub mod retry;
 mod routed;
 mod target;
+mod tunnel;
+mod upgrade;
 mod upstream;
 
 use std::collections::{HashMap, HashSet};
@@ -26,31 +30,30 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode, Version, request};
+use http::{Request, Response, StatusCode, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::account::Outcome;
 use crate::backend::{self, SendError};
 use crate::client::{BodyFault, Conn, Framing, Standing, Wait};
-use crate::keepalive::{CloseReason, Verdict, drops_connection};
+use crate::keepalive::{CloseReason, Verdict};
 use crate::pool::{Identity, Wants};
 use crate::route::{Changed, Router};
 use crate::split;
 
 use body::BackendLease;
 use headers::{Introduction, RequestFacts, Wish};
-use own::{refusal, say_connection};
 use record::Record;
 use replay::Replay;
 use report::{Chain, report};
+use response::{refusal, relay};
 use retry::{Attempt, Proof};
 use routed::{Lead, Routed, To, asked};
+use upgrade::Upgrade;
 use upstream::{Backend, Upstream};
 
-use body::Upload;
 pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
 pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
@@ -179,6 +182,13 @@ impl Proxy {
         if client.has_hosts() {
             client.is_for(RequestFacts::host(&parts));
         }
+        // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
+        // even beside our close: so it is answered in its own version.
+        let version = parts.version;
+        let connects = connect::is_extended(&parts);
+        if connects {
+            connect::to_upgrade(&mut parts);
+        }
         let host = RequestFacts::host(&parts);
         let way = self
             .router
@@ -186,9 +196,6 @@ impl Proxy {
         if let Some(otherwise) = way.and_then(Way::client) {
             client.is_on_route(otherwise);
         }
-        // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
-        // even beside our close: so it is answered in its own version.
-        let version = parts.version;
         let mut facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
@@ -208,6 +215,7 @@ impl Proxy {
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         // Who waits for a 100 that does not come may yet send something: Apache's `expecting_100`.
         facts.ends |= facts.expects_continue() && body.is_end_stream();
+        facts.connects = connects;
         if facts.grpc {
             let allowed = grpc::timeout(&parts.headers);
             client.has_until(allowed.map(|allowed| record.began() + allowed));
@@ -267,7 +275,7 @@ impl Proxy {
         let now = record.began();
         let named = &record.named();
         let ip = named.as_ref().map_or(client.ip(), |named| &named.text);
-        let (whole, mut upstream) = self.arms(lead.upstream, ip, &parts);
+        let (whole, upstream) = self.arms(lead.upstream, ip, &parts);
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
         let kept = lead.retry_body.unwrap_or(upstream.settings().retry_body);
@@ -275,19 +283,17 @@ impl Proxy {
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
         let wants = upstream.wants(need, client, named.as_deref());
-        let leased = match upstream.lease(now, wants, record).await {
-            Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(upstream, whole) => {
-                upstream = whole;
-                upstream.lease_for_short_arm(wants, record).await
-            }
-            leased => leased,
-        };
-        let (backend, mut lease, mut asked) = leased?;
+        let leased = upstream.lease_as_part_of(whole, now, wants, record).await?;
+        let (upstream, (backend, mut lease, mut asked)) = leased;
         record.has(&mut lease, asked);
+        let has_body = !body.is_end_stream();
+        let upgrade = Upgrade::asked(&parts, facts, upstream.settings(), has_body)
+            .filter(|_| lease.conn().can_switch());
         let wish_of = |lease: &BackendLease| wish(lease, upstream.settings());
-        let chunked = !body.is_end_stream() && length.is_none();
+        let chunked = has_body && length.is_none();
         let introduction = Introduction {
             wish: wish_of(&lease),
+            upgrade: upgrade.as_ref().map(Upgrade::header),
             chunked,
             ..introduction(client, upstream, backend)
         };
@@ -303,6 +309,7 @@ impl Proxy {
             let replay = (lease.is_reused() || may_refuse)
                 .then(|| Replay::keep(&request, lease.conn(), kept));
             backend.tally.request();
+            lease.conn().may_switch(upgrade.is_some());
             client.wait_for_backend(asked, timeout);
             lease.conn().take_names_of(client.socket());
             let sent = pin!(lease.conn().send(request));
@@ -314,6 +321,9 @@ impl Proxy {
                 replay.let_body_go();
             }
             let lost = match answered(client, backend, lease.is_reused(), sent).await {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    break tunnel::switch(client, response, upgrade, lease, backend, record);
+                }
                 Ok(response) => {
                     // Over HTTP/1.1 the connection itself knows whether it is still being written.
                     let upload = replay.filter(|_| may_refuse).and_then(|it| it.upload());
@@ -420,6 +430,7 @@ fn introduction<'a>(
         host: (!settings.preserve_host).then_some(&backend.host),
         address: &backend.host,
         wish: Wish::None,
+        upgrade: None,
         chunked: false,
     }
 }
@@ -506,59 +517,4 @@ fn failed(
             source: error,
         },
     }
-}
-
-/// Hands a backend's response on to the client; its body carries the lease.
-fn relay(
-    client: &Rc<Conn>,
-    response: Response<Incoming>,
-    upload: Option<Upload>,
-    mut lease: BackendLease,
-    request: &RequestFacts,
-    backend: &Backend,
-    record: &mut Record,
-) -> Result<Response<RelayBody>, Failure> {
-    let (mut parts, incoming) = response.into_parts();
-    // One of 1.0 is not used again, whatever it says, as Apache httpd has it: the library would go on in 1.0,
-    // which knows no chunks.
-    let is_last = parts.version == Version::HTTP_10;
-    let facts = headers::forward_response(&mut parts);
-    lease.hint(facts.hint);
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS || facts.coded {
-        let failure = Failure::BadAnswer {
-            backend: backend.address().clone(),
-            source: None,
-        };
-        lease.spent(failure.close_reason());
-        record.closes(failure.close_reason());
-        return Err(failure);
-    }
-    record.answers(parts.status.as_u16(), Outcome::Answered, Instant::now());
-    lease.conn().give_names_to(client.socket());
-    let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
-    let status = parts.status.as_u16();
-    say_connection(
-        client,
-        &mut parts.headers,
-        Some(request),
-        length_known,
-        request.ends || drops_connection(status),
-    );
-    if !length_known && request.ends_unknown_length_by_close() {
-        client.response_ends_with_connection();
-    }
-    let body = RelayBody::relay(
-        incoming,
-        upload,
-        lease,
-        client,
-        (backend.address().clone(), record.timeout()),
-        facts
-            .ambiguous
-            .then_some(CloseReason::Protocol)
-            .or(is_last.then_some(CloseReason::PeerAsked)),
-        record.hand_on(),
-    );
-    let body = if request.grpc { body.of_call() } else { body };
-    Ok(Response::from_parts(parts, body))
 }

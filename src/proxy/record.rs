@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, REFERER, USER_AGENT};
-use http::{HeaderMap, request};
+use http::{HeaderMap, StatusCode, request};
 use tokio::time::Instant;
 
 use crate::account::{self, Asked, Connection, Exchange, FrontTally, Outcome, Over, Span};
@@ -85,6 +85,8 @@ struct Noted {
     connection: Option<Connection>,
     sent_again: u32,
     proof: Option<Proof>,
+    /// It has left HTTP: its bytes and its time are counted apart.
+    is_tunnel: bool,
 }
 
 impl Record {
@@ -109,12 +111,18 @@ impl Record {
             connection: None,
             sent_again: 0,
             proof: None,
+            is_tunnel: false,
         })))
     }
 
     /// The record, for the one who has it from now on.
     pub(super) fn hand_on(&mut self) -> Record {
         Record(self.0.take())
+    }
+
+    /// What nobody notes anything in any more.
+    pub(super) fn none() -> Record {
+        Record(None)
     }
 
     fn noted(&mut self) -> &mut Noted {
@@ -215,6 +223,22 @@ impl Record {
         }
     }
 
+    /// Its response left HTTP at `at`. Until its tunnel has ended well it counts as broken off.
+    pub(super) fn switches(&mut self, at: Instant) {
+        let status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        self.answers(status, Outcome::BrokenOff, at);
+        let noted = self.noted();
+        noted.is_tunnel = true;
+        // It is not in flight any more: it may last for days.
+        noted.ears.front.ends();
+    }
+
+    /// So many bytes of a tunnel came from the client and were passed on.
+    pub(super) fn takes(&mut self, bytes: usize) {
+        let upload = self.noted().client.upload();
+        upload.came(upload.received() + bytes as u64);
+    }
+
     /// So many bytes of the response's body were handed over.
     pub(super) fn hands_over(&mut self, bytes: usize) {
         self.noted().sent += bytes as u64;
@@ -254,16 +278,26 @@ impl Noted {
             sent: self.sent,
             total: Some(now - self.began),
         };
+        let counted = if self.is_tunnel {
+            Over {
+                received: 0,
+                sent: 0,
+                total: None,
+                ..over
+            }
+        } else {
+            over
+        };
         let checkout = self.checkout.map(|at| at - self.began);
         let first_byte = match (self.checkout, self.answered) {
             (Some(had), Some(answered)) => Some(answered.saturating_duration_since(had)),
             _ => None,
         };
         match &self.backend {
-            None => self.ears.front.note(&over),
+            None => self.ears.front.note(&counted),
             Some(backend) => {
                 let tally = &backend.tally;
-                tally.traffic.note(&over);
+                tally.traffic.note(&counted);
                 let idle = self.connection.and_then(|connection| connection.idle);
                 for (span, time) in [
                     (Span::Checkout, checkout),
@@ -302,7 +336,9 @@ impl Noted {
 impl Drop for Noted {
     fn drop(&mut self) {
         self.tell(self.ended.unwrap_or_else(Instant::now));
-        self.ears.front.ends();
+        if !self.is_tunnel {
+            self.ears.front.ends();
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use http::{Response, StatusCode, request};
 use super::Failure;
 use super::body::RelayBody;
 use super::headers::RequestFacts;
-use super::own::say_connection;
 use super::record::Record;
+use super::response::say_connection;
 use crate::account::Outcome;
 use crate::client::{Conn, Overrides, answer};
 use crate::route::{

@@ -168,6 +168,24 @@ impl Upstream {
         }
     }
 
+    /// The same as [`lease`](Self::lease), and whose it is: for a short arm that has no ports left, one of
+    /// the upstream that it is an arm of.
+    pub(super) async fn lease_as_part_of<'u>(
+        self: &'u Rc<Self>,
+        whole: &'u Rc<Upstream>,
+        now: Instant,
+        wants: Wants,
+        record: &mut Record,
+    ) -> Result<(&'u Rc<Upstream>, (&'u Backend, BackendLease, Instant)), Failure> {
+        match self.lease(now, wants, record).await {
+            Err(failure) if failure.is_out_of_ports() && !Rc::ptr_eq(self, whole) => {
+                let leased = whole.lease_for_short_arm(wants, record).await?;
+                Ok((whole, leased))
+            }
+            leased => Ok((self, leased?)),
+        }
+    }
+
     /// A connection to the backend whose turn it is: one that waits, or else one that is waited
     /// for; and since when it is there.
     pub(super) async fn lease(

@@ -1,7 +1,8 @@
 //! The demo as it is first seen: it runs by itself, ends by itself and shows the difference.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use crate::program::warmline;
@@ -112,4 +113,50 @@ fn on_a_screen_of_80_by_24_the_demo_shows_its_first_figures_without_scrolling() 
     assert!(cursor <= 24, "the cursor is in line {cursor}:\n{shown}");
     let long = shown.lines().find(|line| line.chars().count() > 80);
     assert_eq!(long, None, "longer than a line");
+}
+
+#[test]
+fn it_speaks_tls_and_http2_too_if_asked_to() {
+    let port = free_pair().to_string();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_warmline"))
+        .args([
+            "demo",
+            "--tls",
+            "--no-load",
+            "--seconds",
+            "20",
+            "--port",
+            &port,
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let urls: Vec<_> = lines
+        .map_while(Result::ok)
+        .filter_map(|line| {
+            let url = line
+                .split_whitespace()
+                .find(|word| word.starts_with("https://"));
+            url.map(str::to_owned)
+        })
+        .take(2)
+        .collect();
+    let told = urls.iter().map(|url| {
+        let curl = Command::new("curl")
+            .args([
+                "-ksS",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code} %{http_version}",
+                url,
+            ])
+            .output();
+        text(&curl.expect("curl is installed").stdout)
+    });
+    let told: Vec<_> = told.collect();
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(told, ["200 2", "200 2"]);
 }

@@ -17,6 +17,7 @@ mod forwarded;
 mod forwarding;
 mod front_http2;
 mod front_tls;
+mod front_websocket;
 mod grpc;
 mod headers;
 mod http2;
@@ -30,6 +31,7 @@ mod stale;
 mod streams;
 mod tls;
 mod unsent;
+mod upgrade;
 mod workers;
 
 use support::client::Client;

@@ -47,6 +47,41 @@ const server = require("http2").createServer((request, response) => response.end
 server.listen(0, "127.0.0.1", () => console.log(server.address().port));
 "#;
 
+/// A WebSocket server that echoes: RFC 6455 by hand, as Node has none of its own.
+const WEBSOCKET: &str = r#"
+const server = require("http").createServer((request, response) => response.end("ok"));
+const frame = (opcode, body) => {
+  const head = body.length < 126 ? [0x80 | opcode, body.length]
+    : body.length < 65536 ? [0x80 | opcode, 126, body.length >> 8, body.length & 255]
+    : [0x80 | opcode, 127, 0, 0, 0, 0, ...[24, 16, 8, 0].map(by => (body.length >>> by) & 255)];
+  return Buffer.concat([Buffer.from(head), body]);
+};
+server.on("upgrade", (request, socket, head) => {
+  const key = request.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+  const accept = require("crypto").createHash("sha1").update(key).digest("base64");
+  socket.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+    "Sec-WebSocket-Accept: " + accept + "\r\n\r\n");
+  let left = head;
+  const read = () => {
+    if (left.length < 2) return false;
+    let length = left[1] & 127, at = 2;
+    if (length === 126) { if (left.length < 4) return false; length = left.readUInt16BE(2); at = 4; }
+    else if (length === 127) { if (left.length < 10) return false; length = left.readUInt32BE(6); at = 10; }
+    if (left.length < at + 4 + length) return false;
+    const mask = left.subarray(at, at + 4), opcode = left[0] & 15;
+    const body = Buffer.from(left.subarray(at + 4, at + 4 + length)).map((byte, i) => byte ^ mask[i & 3]);
+    left = left.subarray(at + 4 + length);
+    if (opcode === 8) { socket.end(frame(8, body)); return false; }
+    socket.write(frame(opcode === 9 ? 10 : opcode, body));
+    return true;
+  };
+  const pieces = more => { left = Buffer.concat([left, more]); while (read()); };
+  socket.on("data", pieces).on("error", () => {});
+  pieces(Buffer.alloc(0));
+});
+server.listen(0, "127.0.0.1", () => console.log(server.address().port));
+"#;
+
 /// A running server; ended when dropped.
 pub struct Node {
     /// Where it listens.
@@ -66,6 +101,11 @@ impl Node {
     /// Starts one that speaks HTTP/2 without TLS.
     pub fn http2() -> Node {
         Node::run(HTTP2, &[])
+    }
+
+    /// Starts one that speaks WebSocket and echoes every message.
+    pub fn websocket() -> Node {
+        Node::run(WEBSOCKET, &[])
     }
 
     fn run(script: &str, args: &[&str]) -> Node {

@@ -70,6 +70,14 @@ impl Conn {
         }
     }
 
+    /// Of one exchange: its connection is used on until the result is dropped, whatever becomes of the
+    /// exchange. `None` over HTTP/1.1.
+    pub fn stays(&self) -> Option<Stay> {
+        let carrier = self.carrier.as_ref()?;
+        carrier.carries.set(carrier.carries.get() + 1);
+        Some(Stay(Rc::clone(carrier)))
+    }
+
     /// How many it carries now.
     pub(in crate::client) fn carries(&self) -> u32 {
         self.carries.get()
@@ -95,5 +103,15 @@ impl Conn {
     /// One exchange is over, and another may have its place.
     pub(in crate::client) fn rests_for_another(&self) {
         self.waits.clear_all();
+    }
+}
+
+/// A connection with HTTP/2 that is in use.
+pub struct Stay(Rc<Conn>);
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.carried();
+        self.0.waits.wake();
     }
 }

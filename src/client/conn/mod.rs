@@ -4,6 +4,7 @@
 mod many;
 mod origin;
 mod parked;
+mod switch;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -24,8 +25,11 @@ use super::words::{Held, Phase, Upload};
 use crate::alarm::Alarms;
 use crate::net::{ClientAddr, Greeted, Socket};
 
+pub use many::Stay;
 use origin::Introduced;
 pub use parked::Parked;
+pub use switch::Switch;
+pub(super) use switch::Unswitched;
 
 /// How long an idle client has, once the proxy is shutting down, for a request that is under way:
 /// closing on it would lose it, and some clients do not send it again. More than most round trips.
@@ -85,6 +89,8 @@ pub struct Conn {
     upload: Upload,
     /// When its exchange has to be over.
     until: Cell<Option<Instant>>,
+    /// What takes over once HTTP is left.
+    switch: RefCell<Option<Switch>>,
     /// What its TLS handshake has said, if there was one.
     greeted: Option<Greeted>,
     /// Of one exchange over HTTP/2: the connection it is on.
@@ -150,6 +156,7 @@ impl Conn {
             body_read: Cell::new(true),
             upload: Upload::default(),
             until: Cell::new(None),
+            switch: RefCell::default(),
             greeted: None,
             carrier: None,
             carries: Cell::new(0),

@@ -41,7 +41,7 @@ impl Mode {
     /// Who closes first, in words.
     pub fn close_order(self) -> &'static str {
         match self {
-            Mode::Pooled => "connections are kept, and used again",
+            Mode::Pooled => "connections are kept and used again",
             Mode::CloseByHeader => {
                 "a connection for each request; the backend closes first, as the request asks it to, and holds the TIME_WAIT"
             }

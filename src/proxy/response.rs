@@ -1,13 +1,76 @@
-//! Answers of our own, and what is said in them of the client's connection.
+//! What the client is answered: a backend's response, handed on, or an error of our own.
 
-use http::Response;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use std::rc::Rc;
 
-use super::body::RelayBody;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Response, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::body::{BackendLease, RelayBody, Upload};
 use super::headers::{self, ClientConnection, RequestFacts};
 use super::record::Record;
+use super::upstream::Backend;
 use super::{Failure, grpc};
+use crate::account::Outcome;
 use crate::client::{Conn, answer};
+use crate::keepalive::{CloseReason, drops_connection};
+
+/// Hands a backend's response on to the client; its body carries the lease.
+pub(super) fn relay(
+    client: &Rc<Conn>,
+    response: Response<Incoming>,
+    upload: Option<Upload>,
+    mut lease: BackendLease,
+    request: &RequestFacts,
+    backend: &Backend,
+    record: &mut Record,
+) -> Result<Response<RelayBody>, Failure> {
+    let (mut parts, incoming) = response.into_parts();
+    // One of 1.0 is not used again, whatever it says, as Apache httpd has it: the library would go on in 1.0,
+    // which knows no chunks.
+    let is_last = parts.version == Version::HTTP_10;
+    let facts = headers::forward_response(&mut parts);
+    lease.hint(facts.hint);
+    if facts.coded || request.connects && parts.status.is_success() {
+        let failure = Failure::BadAnswer {
+            backend: backend.address().clone(),
+            source: None,
+        };
+        lease.spent(failure.close_reason());
+        record.closes(failure.close_reason());
+        return Err(failure);
+    }
+    record.answers(parts.status.as_u16(), Outcome::Answered, Instant::now());
+    lease.conn().give_names_to(client.socket());
+    let length_known = incoming.is_end_stream() || incoming.size_hint().exact().is_some();
+    let status = parts.status.as_u16();
+    say_connection(
+        client,
+        &mut parts.headers,
+        Some(request),
+        length_known,
+        request.ends || drops_connection(status),
+    );
+    if !length_known && request.ends_unknown_length_by_close() {
+        client.response_ends_with_connection();
+    }
+    let body = RelayBody::relay(
+        incoming,
+        upload,
+        lease,
+        client,
+        (backend.address().clone(), record.timeout()),
+        facts
+            .ambiguous
+            .then_some(CloseReason::Protocol)
+            .or(is_last.then_some(CloseReason::PeerAsked)),
+        record.hand_on(),
+    );
+    let body = if request.grpc { body.of_call() } else { body };
+    Ok(Response::from_parts(parts, body))
+}
 
 /// Whether the client's connection ends with this exchange, whatever the response: the proxy stops, what
 /// is left of the request will not be read (the client may wait for a `100 Continue` before it sends it), or
