@@ -37,10 +37,10 @@ pub fn say_connection(
     let kept = verdict == Verdict::Keep
         && wanted
         && !connection.ends
-        && (connection.length_known || request.is_some_and(|request| request.is_http_11()));
+        && (connection.length_known || request.is_some_and(RequestFacts::is_http_11));
     if !kept {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    } else if request.is_some_and(|request| request.names_keep_alive()) {
+    } else if request.is_some_and(RequestFacts::names_keep_alive) {
         headers.insert(KEEP_ALIVE, keep_alive_value(connection));
         headers.insert(CONNECTION, HeaderValue::from_static("Keep-Alive"));
     }
