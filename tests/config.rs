@@ -275,3 +275,98 @@ fn help_and_version_are_there() {
         assert!(stdout(&output).contains(command), "{command}");
     }
 }
+
+/// What `check --explain` says of a request by this file.
+fn explained(file: &str, arguments: &[&str]) -> String {
+    let all = [&["check", "-c", file, "--explain"], arguments].concat();
+    let output = warmline(Path::new(ROOT), &all);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    stdout(&output)
+}
+
+/// The line that begins so, in single spaces.
+fn line<'a>(said: &'a str, start: &str) -> Vec<&'a str> {
+    let mut lines = said
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines
+        .find(|words| words.join(" ").starts_with(start))
+        .unwrap_or_else(|| panic!("a line {start:?} in:\n{said}"))
+}
+
+#[test]
+fn a_request_is_explained_with_the_line_of_every_setting() {
+    let file = "config/replace-nginx.toml";
+    let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+    let place = |key: &str| {
+        let at = text.lines().position(|line| line.starts_with(key)).unwrap();
+        format!("{file}:{}", at + 1)
+    };
+    let said = explained(file, &["PUT https://shop.example:8443/api/x?y=1"]);
+    assert!(
+        said.contains("upstream api is asked: PUT /x?y=1\n"),
+        "{said}"
+    );
+    assert!(
+        said.contains("towards the client, at 0.0.0.0:8443\n"),
+        "{said}"
+    );
+    for (start, value, from) in [
+        ("limit_request_body", "\"10m\"", place("limit_request_body")),
+        ("keep_alive_timeout", "\"5s\"", "default".to_owned()),
+        ("timeout \"5s\"", "\"5s\"", place("backend_timeout")),
+        (
+            "servers",
+            "[\"127.0.0.1:9001\"]",
+            place("servers = [\"127.0.0.1:9001"),
+        ),
+        ("max_keep_alive_requests 1000", "1000", "default".to_owned()),
+        ("strip_prefix", "true", place("strip_prefix")),
+    ] {
+        let words = line(&said, start);
+        assert_eq!(words[1..3], [value, &from], "{said}");
+    }
+    // Each route is named with the line it begins on, the one that is taken last.
+    let tried: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains(" any host ") || line.contains(" shop.example "))
+        .collect();
+    let says = |at: usize, word: &str| assert!(tried[at].contains(word), "{tried:#?}");
+    says(
+        0,
+        "no: the scheme is not https"
+            .replace("https", "http")
+            .as_str(),
+    );
+    says(1, "no: it is for other paths");
+    assert!(tried.last().unwrap().contains(" taken "), "{tried:#?}");
+
+    let said = explained(file, &["GET http://www.shop.example/a?b"]);
+    assert!(
+        said.contains("301 to https://www.shop.example/a?b\n"),
+        "{said}"
+    );
+    let said = explained(file, &["GET http://10.0.0.1/"]);
+    assert!(said.contains("404: no route is for it\n"), "{said}");
+    let said = explained(
+        "config/two-upstreams.toml",
+        &["GET /api", "-H", "Host: Shop.example"],
+    );
+    assert!(said.contains("upstream api is asked: GET /api\n"), "{said}");
+    let words = line(&said, "keep_alive \"On\"");
+    assert_eq!(words[2..], ["config/two-upstreams.toml:4", "[client]"]);
+}
+
+#[test]
+fn what_is_no_request_is_not_explained() {
+    for arguments in [
+        ["--explain", "http://h/"].as_slice(),
+        &["--explain", "GET ftp://h/"],
+        &["--explain", "GET http://h/", "-H", "no header"],
+        &["-H", "A: b"],
+    ] {
+        let all = [&["check", "-c", "config/warmline.toml"], arguments].concat();
+        let output = warmline(Path::new(ROOT), &all);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}

@@ -14,6 +14,7 @@ use support::{local, wait_until};
 use warmline::admin::Admin;
 use warmline::compare::backend::EmbeddedBackend;
 use warmline::compare::load::{Load, Settings};
+use warmline::route::Action;
 
 /// `WebDriver`'s names of keys.
 const TAB: &str = "\u{e004}";
@@ -39,7 +40,7 @@ impl Scene {
         let proxy = TestProxy::to(backend.addresses()[0])
             .settings(|settings| {
                 name.clone_into(&mut settings.upstreams[0].name);
-                name.clone_into(&mut settings.routes[0].upstream);
+                settings.routes[0].route.action = Action::Upstream(name.to_owned());
                 settings.upstreams[0].pool.keep_alive.enabled = keep_alive;
             })
             .start();

@@ -38,6 +38,8 @@ pub enum Outcome {
     Answered,
     /// The answer was one of our own: an error.
     Refused,
+    /// The answer was one of our own that a route asks for: a redirect, a fixed response.
+    Own,
     /// The backend's response broke off, or took too long.
     BrokenOff,
     /// The client went away before the end.
@@ -46,9 +48,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Outcome; 4] = [
+    pub const ALL: [Outcome; 5] = [
         Outcome::Answered,
         Outcome::Refused,
+        Outcome::Own,
         Outcome::BrokenOff,
         Outcome::ClientGone,
     ];
@@ -58,6 +61,7 @@ impl Outcome {
         match self {
             Outcome::Answered => "answered",
             Outcome::Refused => "refused",
+            Outcome::Own => "own",
             Outcome::BrokenOff => "broken_off",
             Outcome::ClientGone => "client_gone",
         }

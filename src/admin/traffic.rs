@@ -33,7 +33,7 @@ pub(super) fn exchanges(page: &mut Page, facts: &Facts) {
         "warmline_responses_total",
         Counter,
         "Requests of clients that are over, by the class of their status (none: the client had gone before there was one) \
-         and how they ended: answered by a backend, refused with an error of our own, broken_off by the backend, client_gone.",
+         and how they ended: answered by a backend, refused with an error of our own, own: by a route's redirect or fixed response, broken_off by the backend, client_gone.",
     );
     by_outcome(&all, |outcome, class, count| {
         family.sample(&[("outcome", outcome), ("class", class)], count);

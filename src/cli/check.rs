@@ -29,6 +29,9 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
         }
         return ExitCode::FAILURE;
     }
+    if let Some(request) = &args.explain {
+        return explain(args, request);
+    }
     if !args.quiet {
         say(
             io::stderr(),
@@ -40,6 +43,27 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
         say(io::stdout(), &format!("{}\n", summary(&loaded.settings)));
     }
     ExitCode::SUCCESS
+}
+
+/// Says what becomes of a request.
+fn explain(args: &CheckArgs, request: &str) -> ExitCode {
+    let request = match config::Request::parse(request, &args.headers) {
+        Ok(request) => request,
+        Err(wrong) => {
+            say(io::stderr(), &format!("error: {wrong}\n"));
+            return ExitCode::from(2);
+        }
+    };
+    match config::explain(&args.config, &request) {
+        Ok(text) => {
+            say(io::stdout(), &text);
+            ExitCode::SUCCESS
+        }
+        Err(report) => {
+            print_report(&report);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Prints what was found to standard error, in colour if a person is looking.

@@ -217,11 +217,7 @@ impl Arm {
             access_log: None,
             listeners,
             hosts: Vec::new(),
-            routes: vec![RouteSettings {
-                host: None,
-                path: "/".to_owned(),
-                upstream: name.to_owned(),
-            }],
+            routes: vec![RouteSettings::to("/", name).into()],
             upstreams: vec![upstream],
         })?;
         Ok(Arm {

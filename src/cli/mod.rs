@@ -161,6 +161,25 @@ pub struct CheckArgs {
     /// Say nothing when all is well
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// Say which route a request takes, and which settings are in force for it, with their lines
+    #[arg(
+        long,
+        value_name = "METHOD URL",
+        conflicts_with = "quiet",
+        long_help = "Say which route a request takes, and which settings are in force for it, with their \
+                     lines: --explain 'GET http://shop.example/api/x'"
+    )]
+    pub explain: Option<String>,
+
+    /// A header of that request, as in curl
+    #[arg(
+        short = 'H',
+        long = "header",
+        value_name = "NAME: VALUE",
+        requires = "explain"
+    )]
+    pub headers: Vec<String>,
 }
 
 /// The arguments of `-t`: those of `check`, which mean nothing without it.
@@ -401,6 +420,8 @@ pub fn main() -> ExitCode {
         None => check::check(&CheckArgs {
             config: cli.check.config.unwrap_or_else(|| DEFAULT_CONFIG.into()),
             quiet: cli.check.quiet,
+            explain: None,
+            headers: Vec::new(),
         }),
     }
 }

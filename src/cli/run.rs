@@ -217,11 +217,7 @@ fn without_file(servers: &[String]) -> server::Settings {
         access_log: None,
         listeners: vec![LISTEN.into()],
         hosts: Vec::new(),
-        routes: vec![RouteSettings {
-            host: None,
-            path: "/".to_owned(),
-            upstream: UPSTREAM.to_owned(),
-        }],
+        routes: vec![RouteSettings::to("/", UPSTREAM).into()],
         upstreams: vec![backend::Settings::new(UPSTREAM, servers)],
     }
 }
@@ -297,7 +293,8 @@ mod tests {
             .map(|s| &s.address)
             .collect();
         assert_eq!(servers, ["a:1", "b:80"]);
-        assert_eq!(settings.routes[0].upstream, settings.upstreams[0].name);
+        let upstream = settings.routes[0].route.upstream();
+        assert_eq!(upstream, Some(settings.upstreams[0].name.as_str()));
         assert_eq!(settings.shutdown_timeout, SHUTDOWN_TIMEOUT);
     }
 

@@ -1,5 +1,7 @@
 //! How the clients of one listener are served, by the host that a request names.
 
+use std::iter::once;
+
 use crate::net::ServerTls;
 use crate::route::Router;
 
@@ -23,25 +25,46 @@ pub struct HostSettings {
 pub struct Policy {
     tls: Option<ServerTls>,
     listener: Settings,
-    hosts: Vec<Settings>,
+    /// Those of the virtual hosts; after them, for each of `routes`, those on that route: first with no
+    /// virtual host, then with each.
+    settings: Vec<Settings>,
+    /// How many virtual hosts there are.
+    hosts: usize,
+    /// What routes ask for otherwise.
+    routes: Vec<Overrides>,
     router: Option<Router<usize>>,
 }
 
 impl Policy {
-    /// The policy of a listener with these settings, and what the virtual hosts ask for otherwise.
-    pub fn new(listener: Settings, hosts: &[HostSettings]) -> Policy {
+    /// The policy of a listener with these settings, and what the virtual hosts, and then routes, ask for
+    /// otherwise.
+    pub fn new(listener: Settings, hosts: &[HostSettings], routes: &[Overrides]) -> Policy {
         let names = hosts.iter().enumerate().flat_map(|(index, host)| {
             let names = host.names.iter();
             names.map(move |name| (Some(name.as_str()), "/", index))
         });
+        let by_name = (!hosts.is_empty()).then(|| Router::new(names));
+        let hosts: Vec<_> = hosts
+            .iter()
+            .map(|host| host.client.over(&listener))
+            .collect();
+        let mut asked: Vec<Overrides> = Vec::new();
+        for route in routes {
+            if *route != Overrides::default() && !asked.contains(route) {
+                asked.push(route.clone());
+            }
+        }
+        let mut settings = hosts.clone();
+        for route in &asked {
+            settings.extend(once(&listener).chain(&hosts).map(|base| route.over(base)));
+        }
         Policy {
             tls: None,
-            router: (!hosts.is_empty()).then(|| Router::new(names)),
-            hosts: hosts
-                .iter()
-                .map(|host| host.client.over(&listener))
-                .collect(),
             listener,
+            settings,
+            hosts: hosts.len(),
+            routes: asked,
+            router: by_name,
         }
     }
 
@@ -58,17 +81,30 @@ impl Policy {
 
     /// The virtual host of this name, by its number.
     pub fn host(&self, name: Option<&str>) -> Option<usize> {
-        self.router.as_ref()?.find(name, "/")
+        self.router.as_ref()?.find(name, "/").copied()
     }
 
-    /// Whether there are virtual hosts.
+    /// The number of the settings on a route that asks for this otherwise, at the virtual host of this number.
+    /// On a connection from before a reload that has changed it, those of the virtual host.
+    pub fn on_route(&self, host: Option<usize>, otherwise: &Overrides) -> Option<usize> {
+        match self.routes.iter().position(|known| known == otherwise) {
+            Some(route) => {
+                let base = self.hosts + route * (self.hosts + 1);
+                Some(base + host.map_or(0, |host| host + 1))
+            }
+            None => host,
+        }
+    }
+
+    /// Whether it matters which host a request names, or which route it takes.
     pub fn has_hosts(&self) -> bool {
-        self.router.is_some()
+        !self.settings.is_empty()
     }
 
-    /// How requests to the virtual host of this number are served; to none of them, with `None`.
-    pub fn settings(&self, host: Option<usize>) -> &Settings {
-        host.map_or(&self.listener, |host| &self.hosts[host])
+    /// How requests to the virtual host of this number, or on a route there, are served; to none of them, with
+    /// `None`.
+    pub fn settings(&self, number: Option<usize>) -> &Settings {
+        number.map_or(&self.listener, |number| &self.settings[number])
     }
 }
 
@@ -89,7 +125,7 @@ mod tests {
             host(&["*.shop.example"], false),
             host(&["a.shop.example", "b.example"], true),
         ];
-        let policy = Policy::new(Settings::default(), &hosts);
+        let policy = Policy::new(Settings::default(), &hosts, &[]);
         for (name, number) in [
             (Some("x.shop.example:8080"), Some(0)),
             (Some("A.shop.example"), Some(1)),
@@ -100,6 +136,40 @@ mod tests {
             assert_eq!(policy.host(name), number, "{name:?}");
             let abort = policy.settings(number).abort_on_close;
             assert_eq!(abort, number == Some(1), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_route_asks_for_more_than_its_host() {
+        let timeout = |seconds| Overrides {
+            timeout: Some(std::time::Duration::from_secs(seconds)),
+            ..Overrides::default()
+        };
+        let body = |most| Overrides {
+            body: Some(Some(most)),
+            ..Overrides::default()
+        };
+        let host = |name: &str, client| HostSettings {
+            names: vec![name.to_owned()],
+            client,
+        };
+        let hosts = [host("a", timeout(1)), host("b", body(2))];
+        let routes = [Overrides::default(), body(10), timeout(20), body(10)];
+        let policy = Policy::new(Settings::default(), &hosts, &routes);
+        for (name, route, seconds, most) in [
+            ("a", body(10), 1, Some(10)),
+            ("a", timeout(20), 20, None),
+            ("b", timeout(20), 20, Some(2)),
+            ("b", body(10), 60, Some(10)),
+            ("c", body(10), 60, Some(10)),
+            ("c", timeout(20), 20, None),
+            ("a", Overrides::default(), 1, None),
+            ("a", body(11), 1, None),
+        ] {
+            let number = policy.on_route(policy.host(Some(name)), &route);
+            let settings = policy.settings(number);
+            assert_eq!(settings.timeout.as_secs(), seconds, "{name} {route:?}");
+            assert_eq!(settings.limits.body, most, "{name} {route:?}");
         }
     }
 }

@@ -53,8 +53,8 @@ fn http2(reader: &mut Reader<'_>, section: &Section<'_>, overrides: &mut Overrid
     overrides.http2_max_header_list = number(reader, section, "http2_max_header_list");
 }
 
-/// What is asked for otherwise on a listener or for a host.
-fn overrides(reader: &mut Reader<'_>, section: &Section<'_>) -> Overrides {
+/// What is asked for otherwise on a listener, for a host or on a route.
+pub(super) fn overrides(reader: &mut Reader<'_>, section: &Section<'_>) -> Overrides {
     let limit = whole_or_inherit(reader, section, "max_keep_alive_requests");
     let idle = time(reader, section, "keep_alive_timeout");
     Overrides {

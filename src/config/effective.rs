@@ -189,7 +189,6 @@ fn value(written: &DeValue<'_>, env: Env<'_>) -> Json {
         DeValue::Array(list) => {
             Json::List(list.iter().map(|one| value(one.get_ref(), env)).collect())
         }
-        // A server with its weight.
         DeValue::Table(table) => {
             let all = keys::SERVERS.settings.iter();
             let there = all.filter_map(|setting| {
@@ -197,7 +196,18 @@ fn value(written: &DeValue<'_>, env: Env<'_>) -> Json {
                 let (_, one) = here.find(|(key, _)| setting.is_called(key.get_ref()))?;
                 Some((setting.name, value(one.get_ref(), env)))
             });
-            Json::Object(there.collect())
+            let there: Vec<_> = there.collect();
+            // A server with its weight; or names of the file's own, with their values.
+            if there.len() == table.len() {
+                return Json::Object(there);
+            }
+            let named = in_order(table).into_iter().map(|(name, one)| {
+                Json::Object(vec![
+                    ("name", name.get_ref().as_ref().into()),
+                    ("value", value(one.get_ref(), env)),
+                ])
+            });
+            Json::List(named.collect())
         }
     }
 }

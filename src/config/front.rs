@@ -1,5 +1,5 @@
-//! The settings of the proxy as a whole, of its client side and of the routes: the first half of the
-//! list in [`keys`](super::keys).
+//! The settings of the proxy as a whole and of its client side: the first part of the list in
+//! [`keys`](super::keys).
 
 use super::doors;
 use super::setting::{Default, Setting, Table, Takes};
@@ -201,7 +201,7 @@ pub const HOSTS: Table = Table {
 
 // What is said of clients in `[client]`, and may be said again for a listener or a host.
 
-const KEEP_ALIVE: Setting = Setting {
+pub(super) const KEEP_ALIVE: Setting = Setting {
     name: "keep_alive",
     alias: Some("KeepAlive"),
     takes: Takes::Switch,
@@ -212,7 +212,7 @@ const KEEP_ALIVE: Setting = Setting {
     nginx: "`keepalive_timeout 0` turns it off",
 };
 
-const MAX_KEEP_ALIVE_REQUESTS: Setting = Setting {
+pub(super) const MAX_KEEP_ALIVE_REQUESTS: Setting = Setting {
     name: "max_keep_alive_requests",
     alias: Some("MaxKeepAliveRequests"),
     takes: Takes::Whole {
@@ -228,7 +228,7 @@ const MAX_KEEP_ALIVE_REQUESTS: Setting = Setting {
     nginx: "`keepalive_requests` (1000)",
 };
 
-const KEEP_ALIVE_TIMEOUT: Setting = Setting {
+pub(super) const KEEP_ALIVE_TIMEOUT: Setting = Setting {
     name: "keep_alive_timeout",
     alias: Some("KeepAliveTimeout"),
     takes: Takes::Time {
@@ -240,7 +240,7 @@ const KEEP_ALIVE_TIMEOUT: Setting = Setting {
     nginx: "`keepalive_timeout` (75s)",
 };
 
-const TIMEOUT: Setting = Setting {
+pub(super) const TIMEOUT: Setting = Setting {
     name: "timeout",
     alias: Some("Timeout"),
     takes: Takes::Time { zero: None },
@@ -293,7 +293,7 @@ const LIMIT_REQUEST_FIELD_SIZE: Setting = Setting {
     nginx: "`large_client_header_buffers` (4 of 8k)",
 };
 
-const LIMIT_REQUEST_BODY: Setting = Setting {
+pub(super) const LIMIT_REQUEST_BODY: Setting = Setting {
     name: "limit_request_body",
     alias: Some("LimitRequestBody"),
     takes: Takes::Bytes {
@@ -307,7 +307,7 @@ const LIMIT_REQUEST_BODY: Setting = Setting {
     nginx: "`client_max_body_size` (1m)",
 };
 
-const REQUEST_READ_TIMEOUT: Setting = Setting {
+pub(super) const REQUEST_READ_TIMEOUT: Setting = Setting {
     name: "request_read_timeout",
     alias: Some("RequestReadTimeout"),
     takes: Takes::ReadTimeout,
@@ -319,7 +319,7 @@ const REQUEST_READ_TIMEOUT: Setting = Setting {
     nginx: "`client_header_timeout` (60s), for the head",
 };
 
-const ABORT_ON_CLOSE: Setting = Setting {
+pub(super) const ABORT_ON_CLOSE: Setting = Setting {
     name: "abort_on_close",
     alias: None,
     takes: Takes::Switch,
@@ -399,44 +399,4 @@ const NAMES: Setting = Setting {
     meaning: "The hosts that requests name, without a port; `*.example` is every name below `example`.",
     apache: "`ServerName`, `ServerAlias`",
     nginx: "`server_name`",
-};
-
-/// `[[routes]]`.
-pub const ROUTES: Table = Table {
-    header: "[[routes]]",
-    key: "routes",
-    about: "Which requests go to which upstream. The most specific route wins: first by host, \
-            then by the longest path. Their order in the file does not matter. Where there is \
-            exactly one upstream, routes may be left out altogether: everything goes to it.",
-    settings: &[
-        Setting {
-            name: "host",
-            alias: None,
-            takes: Takes::Host,
-            default: Default::None("any host"),
-            meaning: "The host the request names, without a port; `*.example` is every name \
-                      below `example`.",
-            apache: "`ServerName`, `ServerAlias`",
-            nginx: "`server_name`",
-        },
-        Setting {
-            name: "path",
-            alias: None,
-            takes: Takes::Path,
-            default: Default::Is("\"/\""),
-            meaning: "The prefix of the path, in whole segments: `/api` is for `/api` and \
-                      `/api/x`, not for `/apiary`.",
-            apache: "`ProxyPass`, first argument",
-            nginx: "`location`",
-        },
-        Setting {
-            name: "upstream",
-            alias: None,
-            takes: Takes::Upstream,
-            default: Default::Required,
-            meaning: "The upstream that answers.",
-            apache: "`ProxyPass`, second argument",
-            nginx: "`proxy_pass`",
-        },
-    ],
 };

@@ -5,7 +5,8 @@
 //! values themselves live in the settings types of each part; a test holds the two together.
 
 pub use super::doors::CERTIFICATES;
-pub use super::front::{ACCESS_LOG, ADMIN, CLIENT, HOSTS, LISTENERS, ROUTES, SERVER};
+pub use super::front::{ACCESS_LOG, ADMIN, CLIENT, HOSTS, LISTENERS, SERVER};
+pub use super::route_keys::ROUTES;
 pub use super::setting::{Default, Setting, Table, Takes};
 use super::{closing, sockets, split, transport};
 

@@ -18,19 +18,23 @@ use toml::de::DeTable;
 use crate::server;
 
 mod access_log;
+mod actions;
 pub mod address;
 mod admin;
 mod client;
 mod closing;
+mod conditions;
 mod doors;
 mod effective;
 mod env;
+mod explain;
 mod file;
 mod front;
 pub mod keys;
 mod read;
 mod read_timeout;
 mod report;
+mod route_keys;
 mod routes;
 mod setting;
 mod sockets;
@@ -44,6 +48,7 @@ mod upstreams;
 mod values;
 
 pub use effective::Effective;
+pub use explain::{BadRequest, Request};
 pub(crate) use report::counted;
 pub use report::{Finding, Report, Severity};
 
@@ -96,6 +101,26 @@ pub fn parse(
         warnings: report,
         effective: Some(Effective::of(root.get_ref(), env)),
     })
+}
+
+/// What becomes of `request` by the file at `path`: which routes are tried, which one it takes, and every setting
+/// in force with the line it comes from.
+///
+/// # Errors
+/// A report of every fault in the file.
+pub fn explain(path: &Path, request: &Request) -> Result<String, Report> {
+    let name = path.display().to_string();
+    let text = read_text(path).map_err(|finding| Report::unreadable(&name, finding))?;
+    let env = |variable: &str| std::env::var(variable).ok();
+    let settings = parse(&text, &name, &env)?.settings;
+    let (root, _) = DeTable::parse_recoverable(&text);
+    Ok(explain::explain(
+        &text,
+        &name,
+        root.get_ref(),
+        &settings,
+        request,
+    ))
 }
 
 /// The file's text, or why there is none.

@@ -32,6 +32,8 @@ pub(super) struct Section<'t> {
     /// Where it begins.
     pub(super) span: Range<usize>,
     entries: Vec<Entry<'t>>,
+    /// Whether there are names in it that are none: what is missing may be one of them.
+    pub(super) is_misspelt: bool,
 }
 
 /// One line of a section.
@@ -102,11 +104,13 @@ impl<'a> Reader<'a> {
             header,
             span: value.span(),
             entries: Vec::new(),
+            is_misspelt: false,
         };
         let mut unknown = Vec::new();
         for (key, value) in in_order(keys) {
             let Some(setting) = table.find(key.get_ref()) else {
                 self.unknown(&section, key.get_ref(), key.span());
+                section.is_misspelt = true;
                 unknown.push(key.get_ref().as_ref());
                 continue;
             };

@@ -1,18 +1,23 @@
-//! `[[routes]]` → which requests go to which upstream.
+//! `[[routes]]` → which requests go where.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use toml::de::DeTable;
 
+use super::actions;
+use super::client;
+use super::conditions;
 use super::file::{Placed, is_empty, several};
-use super::read::{Reader, did_you_mean};
+use super::read::{Reader, Section, did_you_mean};
 use super::report::{Finding, counted, quoted};
 use super::upstreams::Upstream;
+use super::values::{number, time};
 use super::{address, keys};
-use crate::route::RouteSettings;
+use crate::proxy::Otherwise;
+use crate::route::RouteSettings as Route;
+use crate::server::RouteSettings;
 
-/// Reads every route, and sees that each leads to an upstream, and to each upstream one.
+/// Reads every route, and sees that each leads somewhere, and to each upstream one.
 pub(super) fn routes(
     root: &DeTable<'_>,
     upstreams: &[Placed<Upstream>],
@@ -22,46 +27,74 @@ pub(super) fn routes(
         let none = is_empty(root.get(keys::UPSTREAMS.key));
         return everything_to_one(upstreams, none, reader);
     }
-    let mut routes: Vec<RouteSettings> = Vec::new();
-    let mut seen: BTreeMap<(Option<String>, String), Range<usize>> = BTreeMap::new();
+    let mut routes: Vec<Placed<RouteSettings>> = Vec::new();
     let mut used: Vec<String> = Vec::new();
     for section in several(root, &keys::ROUTES, reader) {
-        let host = reader.read_or(&section, "host", None, |scalar| {
-            address::route_host(&scalar.text).map(Some)
-        });
-        let path = reader.read_or(&section, "path", "/".to_owned(), |scalar| {
-            address::route_path(&scalar.text)
-        });
-        let upstream = reader.read(&section, "upstream", |s| Ok::<_, String>(s.text.clone()));
-        if let (Some(name), Some(span)) = (&upstream, section.value_span("upstream")) {
+        if let Some(span) = section.value_span("upstream")
+            && let Some(name) =
+                reader.read(&section, "upstream", |s| Ok::<_, String>(s.text.clone()))
+        {
             used.push(name.clone());
-            check_target(name, span, upstreams, reader);
+            check_target(&name, span, upstreams, reader);
         }
-        let (Some(host), Some(path)) = (host, path) else {
+        let Some(value) = route(&section, reader) else {
             continue;
         };
-        let key = (host.clone(), path.clone());
-        if let Some(first) = seen.get(&key) {
-            let host = host.as_deref().unwrap_or("any host");
-            reader.note(
-                Finding::fault(format!("two routes for {host} and {path}"))
-                    .at(section.span.clone(), "the same again")
-                    .also(first.clone(), "the first of them")
-                    .help("a request can take only one: change `host` or `path`, or remove one"),
-            );
+        let is_same = |old: &&Placed<RouteSettings>| {
+            let (old, new) = (&old.value.route, &value.route);
+            old.host == new.host && old.path == new.path && old.conditions == new.conditions
+        };
+        if let Some(first) = routes.iter().find(is_same) {
+            reader.note(again(&value.route, &section, first.span.clone()));
             continue;
         }
-        seen.insert(key, section.span.clone());
-        if let Some(upstream) = upstream {
-            routes.push(RouteSettings {
-                host,
-                path,
-                upstream,
-            });
-        }
+        let span = section.span.clone();
+        routes.push(Placed { value, span });
     }
     warn_of_unused(upstreams, &used, reader);
-    routes
+    routes.into_iter().map(|placed| placed.value).collect()
+}
+
+/// One route; `None` if something about it is wrong.
+fn route(section: &Section<'_>, reader: &mut Reader<'_>) -> Option<RouteSettings> {
+    let host = reader.read_or(section, "host", None, |scalar| {
+        address::route_host(&scalar.text).map(Some)
+    });
+    let path = conditions::path(section, reader);
+    let conditions = conditions::conditions(section, reader);
+    // Where the pattern is wrong its groups are not known, and not complained about.
+    let groups = path.as_ref().map_or(9, actions::groups);
+    let action = actions::action(section, groups, reader);
+    let rewrite = actions::rewrite(section, groups, reader);
+    let changes = actions::changes(section, groups, reader);
+    let otherwise = Otherwise {
+        client: client::overrides(reader, section),
+        backend_timeout: time(reader, section, "backend_timeout"),
+        retry_body: number(reader, section, "retry_body"),
+    };
+    let route = Route {
+        host: host?,
+        path: path?,
+        conditions: conditions?,
+        action: action?,
+        rewrite: rewrite.ok()?,
+        changes: changes?,
+    };
+    Some(RouteSettings { route, otherwise })
+}
+
+/// The same route again.
+fn again(route: &Route, section: &Section<'_>, first: Range<usize>) -> Finding {
+    let host = route.host.as_deref().unwrap_or("any host");
+    let also = if route.conditions.is_empty() {
+        ""
+    } else {
+        ", with the same conditions"
+    };
+    Finding::fault(format!("two routes for {host} and {}{also}", route.path))
+        .at(section.span.clone(), "the same again")
+        .also(first, "the first of them")
+        .help("a request can take only one: change `host` or `path`, or remove one")
 }
 
 fn warn_of_unused(upstreams: &[Placed<Upstream>], used: &[String], reader: &mut Reader<'_>) {
@@ -85,11 +118,7 @@ fn everything_to_one(
 ) -> Vec<RouteSettings> {
     match upstreams {
         [only] => {
-            return vec![RouteSettings {
-                host: None,
-                path: "/".to_owned(),
-                upstream: only.value.name.clone(),
-            }];
+            return vec![Route::to("/", &only.value.name).into()];
         }
         // What stands in their place was complained about.
         [] if !none => {}

@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use crate::route::Template;
+
 /// One kind of table in the file.
 #[derive(Debug)]
 pub struct Table {
@@ -124,8 +126,20 @@ pub enum Takes {
     Device,
     /// A host name of a route.
     Host,
-    /// A path prefix of a route.
+    /// A path, or the beginning of one.
     Path,
+    /// A regular expression.
+    Pattern,
+    /// A list of methods.
+    Methods,
+    /// Headers, and what they have to say.
+    Headers,
+    /// What becomes of headers.
+    Changes,
+    /// A text with variables.
+    Template,
+    /// A text.
+    Text,
     /// The name of an upstream.
     Upstream,
     /// A part of the requests.
@@ -218,6 +232,12 @@ impl Takes {
             Takes::Device => "the name of a network device",
             Takes::Host => "a host name",
             Takes::Path => "a path",
+            Takes::Pattern => "a regular expression",
+            Takes::Methods => "a list of methods",
+            Takes::Headers => "a table of headers",
+            Takes::Changes => "a table of `set`, `add` and `remove`",
+            Takes::Template => "a text with variables",
+            Takes::Text => "a text",
             Takes::Upstream => "the name of an upstream",
             Takes::Share => "a part of the requests",
             Takes::Key => "what tells requests that belong together",
@@ -314,6 +334,12 @@ impl Takes {
             }
             Takes::Host => "a name such as \"shop.example\" or \"*.shop.example\"".to_owned(),
             Takes::Path => "a path such as \"/\" or \"/api\"".to_owned(),
+            Takes::Pattern => PATTERN.to_owned(),
+            Takes::Methods => "a list such as [\"GET\", \"POST\"]".to_owned(),
+            Takes::Headers => HEADERS.to_owned(),
+            Takes::Changes => CHANGES.to_owned(),
+            Takes::Template => template(),
+            Takes::Text => "a text".to_owned(),
             Takes::Upstream => "the NAME of one of the [upstreams.NAME]".to_owned(),
             Takes::Share => "a part from 0 to 1, such as 0.05 or \"5%\"".to_owned(),
             Takes::Key => "\"request\", \"client\", or \"header:NAME\"".to_owned(),
@@ -330,6 +356,7 @@ impl Takes {
             Takes::Word(_) | Takes::Key => "word",
             Takes::Listen | Takes::ListenOrUnix | Takes::Server => "address",
             Takes::Servers
+            | Takes::Methods
             | Takes::Addresses
             | Takes::Networks
             | Takes::Upgrades
@@ -338,6 +365,9 @@ impl Takes {
             Takes::Host | Takes::Name => "host",
             Takes::Header => "header",
             Takes::Path | Takes::File | Takes::FileOr(_) => "path",
+            Takes::Pattern => "pattern",
+            Takes::Headers | Takes::Changes => "table",
+            Takes::Template | Takes::Text => "text",
             Takes::Ports => "ports",
             Takes::Device | Takes::Upstream => "name",
             Takes::Share => "part",
@@ -371,6 +401,12 @@ impl Takes {
             | Takes::Device
             | Takes::Host
             | Takes::Path
+            | Takes::Pattern
+            | Takes::Methods
+            | Takes::Headers
+            | Takes::Changes
+            | Takes::Template
+            | Takes::Text
             | Takes::Upstream
             | Takes::Share
             | Takes::Key => (0, u64::MAX),
@@ -403,11 +439,32 @@ impl Takes {
             | Takes::Device
             | Takes::Host
             | Takes::Path
+            | Takes::Pattern
+            | Takes::Methods
+            | Takes::Headers
+            | Takes::Changes
+            | Takes::Template
+            | Takes::Text
             | Takes::Upstream
             | Takes::Share
             | Takes::Key => None,
         }
     }
+}
+
+const PATTERN: &str =
+    "a regular expression such as '\\.(png|css)$'; `(?i)` before it disregards case";
+
+const HEADERS: &str =
+    "a table such as { X-Api = \"2\", Cookie = \"~beta=1\", Authorization = \"*\" }";
+
+const CHANGES: &str =
+    "a table such as { set = { X-Real-IP = \"$remote_addr\" }, remove = [\"X-Debug\"] }";
+
+fn template() -> String {
+    let names: Vec<_> = Template::names().map(|name| format!("${name}")).collect();
+    let names = names.join(" ");
+    format!("a text with variables: {names} $http_NAME $1 to $9; `$$` is a dollar")
 }
 
 fn special(text: String, zero: Option<&str>) -> String {

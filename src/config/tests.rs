@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use http::HeaderName;
+use http::{HeaderName, Method};
 use proptest::prelude::*;
 
 use super::*;
@@ -17,7 +17,10 @@ use crate::net::{
     ServerTlsSettings, SocketOptions,
 };
 use crate::pool;
-use crate::route::RouteSettings;
+use crate::route::{
+    Action, ChangeSet, Changes, Conditions, HeaderChange, PathMatch, Pattern, Rewrite,
+    RouteSettings, Scheme, Template, Use, ValueMatch,
+};
 
 const SAMPLE: &str = include_str!("../../config/warmline.toml");
 const LISTENER: &str = "[[listeners]]\naddress = \":8080\"\n";
@@ -93,11 +96,7 @@ fn the_least_file_is_all_defaults() {
         certificates: Vec::new(),
         listeners: vec![address.into()],
         hosts: Vec::new(),
-        routes: vec![RouteSettings {
-            host: None,
-            path: "/".to_owned(),
-            upstream: "app".to_owned(),
-        }],
+        routes: vec![RouteSettings::to("/", "app").into()],
         upstreams: vec![backend::Settings::new(
             "app",
             vec![ServerSettings::new("127.0.0.1:9000")],
@@ -176,14 +175,13 @@ fn every_setting_arrives() {
     );
     let route = |host: Option<&str>, path: &str, upstream: &str| RouteSettings {
         host: host.map(str::to_owned),
-        path: path.to_owned(),
-        upstream: upstream.to_owned(),
+        ..RouteSettings::to(path, upstream)
     };
     assert_eq!(
         settings.routes,
         [
-            route(Some("*.shop.example"), "/api", "b"),
-            route(None, "/", "a.1")
+            route(Some("*.shop.example"), "/api", "b").into(),
+            route(None, "/", "a.1").into()
         ]
     );
     let b = backend::Settings {
@@ -478,8 +476,7 @@ fn what_was_probably_meant_is_offered() {
         assert_eq!(report.findings()[0].advice()[0], help, "{line}");
     }
     let report = read(&format!("keep_alive = true\n{LISTENER}{UPSTREAM}")).unwrap_err();
-    let help =
-        "it is a setting of [client] and of [[listeners]] and of [[hosts]] and of [upstreams.NAME]";
+    let help = "it is a setting of [client] and of [[listeners]] and of [[hosts]] and of [[routes]] and of [upstreams.NAME]";
     assert_eq!(report.findings()[0].advice()[0], help);
 }
 
@@ -1142,4 +1139,264 @@ fn what_is_wrong_with_tls_towards_clients_is_said_with_what_to_do() {
         assert!(report.contains(said), "{text}\n{report}");
         assert!(report.contains("help"), "{report}");
     }
+}
+
+/// The routes of a file with these lines in its one route, and an upstream `app`.
+fn routed(lines: &str) -> server::RouteSettings {
+    let file = sound(&format!("{LISTENER}[[routes]]\n{lines}\n{UPSTREAM}"));
+    file.routes.into_iter().next().unwrap()
+}
+
+#[test]
+fn every_setting_of_routes_arrives() {
+    let read = routed(
+        r#"
+        upstream = "app"
+        host = "shop.example"
+        path_regex = '^/v([0-9])/(.*)$'
+        scheme = "https"
+        methods = ["GET", "PUT"]
+        headers = { X-Api = "2", cookie = "~beta=1", Authorization = "*" }
+        rewrite = "/$2?v=$1"
+        request_headers = { add = { Via = "1.1 us" }, set = { X-Real-IP = "$remote_addr" }, remove = ["X-A", "X-B"] }
+        response_headers = { remove = ["Server"] }
+        keep_alive = false
+        limit_request_body = "1m"
+        backend_timeout = "5m"
+        retry_body = 0
+        "#,
+    );
+    let template = |text, used| Template::new(text, used, 2).unwrap();
+    let name = |name: &'static str| HeaderName::from_static(name);
+    let pattern = |text| Pattern::new(text).unwrap();
+    let expected = RouteSettings {
+        host: Some("shop.example".to_owned()),
+        path: PathMatch::Regex(pattern("^/v([0-9])/(.*)$")),
+        conditions: Conditions {
+            scheme: Some(Scheme::Https),
+            methods: vec![Method::GET, Method::PUT],
+            headers: vec![
+                (name("x-api"), ValueMatch::Exact("2".to_owned())),
+                (name("cookie"), ValueMatch::Regex(pattern("beta=1"))),
+                (name("authorization"), ValueMatch::Any),
+            ],
+        },
+        action: Action::Upstream("app".to_owned()),
+        rewrite: Some(Rewrite::To(template("/$2?v=$1", Use::Path))),
+        changes: Changes {
+            request: ChangeSet(vec![
+                (name("x-a"), HeaderChange::Remove),
+                (name("x-b"), HeaderChange::Remove),
+                (
+                    name("x-real-ip"),
+                    HeaderChange::Set(template("$remote_addr", Use::Header)),
+                ),
+                (
+                    name("via"),
+                    HeaderChange::Add(template("1.1 us", Use::Header)),
+                ),
+            ]),
+            response: ChangeSet(vec![(name("server"), HeaderChange::Remove)]),
+        },
+    };
+    assert_eq!(read.route, expected);
+    assert_eq!(read.otherwise.client.keep_alive, Some(false));
+    assert_eq!(read.otherwise.client.body, Some(Some(1 << 20)));
+    assert_eq!(read.otherwise.backend_timeout, Some(Duration::from_mins(5)));
+    assert_eq!(read.otherwise.retry_body, Some(0));
+    let stripped = routed("upstream = \"app\"\npath = \"/api\"\nstrip_prefix = true");
+    assert_eq!(
+        stripped.route.rewrite,
+        Some(Rewrite::Strip("/api".to_owned()))
+    );
+}
+
+#[test]
+fn a_route_answers_by_itself() {
+    let both = "[[routes]]\npath = \"/x\"\nupstream = \"app\"\n[[routes]]\n";
+    let action = |lines: &str| {
+        let file = sound(&format!("{LISTENER}{both}{lines}\n{UPSTREAM}"));
+        file.routes.into_iter().nth(1).unwrap().route.action
+    };
+    let Action::Redirect(redirect) = action("redirect = \"https://$$$host$request_uri\"") else {
+        panic!("a redirect");
+    };
+    assert_eq!(redirect.status.as_u16(), 302);
+    assert_eq!(redirect.to.as_str(), "https://$$$host$request_uri");
+    let Action::Redirect(redirect) = action("redirect = \"/\"\nredirect_status = 308") else {
+        panic!("a redirect");
+    };
+    assert_eq!(redirect.status.as_u16(), 308);
+    let Action::Respond(respond) =
+        action("respond = 410\nrespond_body = \"gone\"\nrespond_type = \"text/html\"")
+    else {
+        panic!("a response");
+    };
+    assert_eq!(respond.status.as_u16(), 410);
+    assert_eq!(respond.body.constant(), Some("gone"));
+    assert_eq!(respond.content_type, "text/html");
+}
+
+#[test]
+fn what_is_wrong_with_a_route_is_said_where_it_stands() {
+    let app = "upstream = \"app\"\n";
+    for (lines, line, title) in [
+        ("path = \"/\"", 3, "a route leads nowhere"),
+        (
+            "upstream = \"app\"\nrespond = 200",
+            5,
+            "a route has `upstream` or `respond`, not both",
+        ),
+        (
+            "respond = 200\nstrip_prefix = true",
+            5,
+            "`strip_prefix` means nothing without `upstream`",
+        ),
+        (
+            "redirect = \"/\"\nrespond_body = \"x\"",
+            5,
+            "`respond_body` means nothing without `respond`",
+        ),
+        (
+            "redirect = \"/\"\nredirect_status = 304",
+            5,
+            "304 is no redirect",
+        ),
+        (
+            "redirect = \"https://a.example$request_id/\"",
+            4,
+            "`redirect` cannot be `https://a.example$request_id/`",
+        ),
+        (
+            "respond = 100",
+            4,
+            "`respond` takes a whole number, not `100`",
+        ),
+        (
+            "respond = 204\nrespond_body = \"x\"",
+            5,
+            "a response with status 204 has no body",
+        ),
+    ] {
+        let text =
+            format!("{LISTENER}[[routes]]\n{lines}\n[[routes]]\npath = \"/y\"\n{app}{UPSTREAM}");
+        let found = found(&text);
+        assert_eq!(
+            found.first(),
+            Some(&(line, title.to_owned())),
+            "{lines}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_with_what_a_route_is_for_or_changes_is_said_where_it_stands() {
+    let app = "upstream = \"app\"\n";
+    for (lines, line, title) in [
+        (
+            "path = \"/a\"\npath_exact = \"/b\"",
+            6,
+            "a route has `path` or `path_exact`, not both",
+        ),
+        (
+            "path_regex = \"(\"",
+            5,
+            "`path_regex` takes a regular expression, not `(`",
+        ),
+        (
+            "methods = [\"get\"]",
+            5,
+            "`methods` takes a list of methods, not `get`",
+        ),
+        (
+            "methods = []",
+            5,
+            "`methods` has none: no request would take this route",
+        ),
+        (
+            "methods = \"GET\"",
+            5,
+            "`methods` takes a list of methods, not a string",
+        ),
+        (
+            "headers = { \"a b\" = \"1\" }",
+            5,
+            "`a b` is no name that a header can have",
+        ),
+        (
+            "headers = { a = \"~(\" }",
+            5,
+            "`headers` takes a table of headers, not `~(`",
+        ),
+        (
+            "scheme = \"ftp\"",
+            5,
+            "`scheme` takes one of its words, not `ftp`",
+        ),
+        ("rewrite = \"x\"", 5, "`rewrite` cannot be `x`"),
+        ("rewrite = \"/$1\"", 5, "`rewrite` cannot be `/$1`"),
+        (
+            "rewrite = \"/x\"\nstrip_prefix = true",
+            6,
+            "a route has `strip_prefix` or `rewrite`, not both",
+        ),
+        (
+            "path_exact = \"/x\"\nstrip_prefix = true",
+            6,
+            "`strip_prefix` strips `path`, which is not here",
+        ),
+        (
+            "request_headers = { set = { Content-Length = \"1\" } }",
+            5,
+            "`Content-Length` is the proxy's to say",
+        ),
+        (
+            "request_headers = { remove = [\"Host\"] }",
+            5,
+            "a request has a `Host`: it cannot be removed",
+        ),
+        (
+            "request_headers = { set = { Host = \"$http_x\" } }",
+            5,
+            "the `Host` is set to one name, or to what the client named",
+        ),
+        (
+            "request_headers = { sat = {} }",
+            5,
+            "`request_headers` has no part `sat`",
+        ),
+        (
+            "request_headers = { remove = \"X\" }",
+            5,
+            "`remove` takes a list of names, not a string",
+        ),
+        (
+            "response_headers = { add = [\"X\"] }",
+            5,
+            "`set` and `add` takes tables of names and values, not a list",
+        ),
+    ] {
+        let text = format!("{LISTENER}[[routes]]\n{app}{lines}\n{UPSTREAM}");
+        assert_found(&text, &[(line, title)]);
+    }
+    let text = format!(
+        "{LISTENER}[[routes]]\n{app}response_headers = {{ set = {{ a = \"$hots\" }} }}\n{UPSTREAM}"
+    );
+    let report = read(&text).unwrap_err();
+    assert_eq!(report.findings()[0].advice()[0], "did you mean `$host`?");
+}
+
+#[test]
+fn two_routes_may_be_for_one_path_if_they_ask_for_something_else() {
+    let app = "[[routes]]\nupstream = \"app\"\npath = \"/x\"\n";
+    sound(&format!(
+        "{LISTENER}{app}{app}methods = [\"GET\"]\n{UPSTREAM}"
+    ));
+    assert_found(
+        &format!("{LISTENER}{app}methods = [\"GET\"]\n{app}methods = [\"GET\"]\n{UPSTREAM}"),
+        &[(
+            7,
+            "two routes for any host and /x, with the same conditions",
+        )],
+    );
 }

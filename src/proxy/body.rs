@@ -283,12 +283,23 @@ struct BrokenOff;
 
 impl RelayBody {
     /// A text of our own: the body of an answer with this status.
-    pub(super) fn text(client: &Conn, status: u16, text: String, mut record: Record) -> RelayBody {
+    pub(super) fn text(client: &Conn, status: u16, text: String, record: Record) -> RelayBody {
+        RelayBody::own(client, status, text.into(), Outcome::Refused, record)
+    }
+
+    /// The body of an answer of our own.
+    pub(super) fn own(
+        client: &Conn,
+        status: u16,
+        text: Bytes,
+        outcome: Outcome,
+        mut record: Record,
+    ) -> RelayBody {
         let now = Instant::now();
         client.response_over(now);
-        record.answers(status, Outcome::Refused, now);
+        record.answers(status, outcome, now);
         RelayBody {
-            inner: Inner::Text(Some(Bytes::from(text)).filter(|text| !text.is_empty())),
+            inner: Inner::Text(Some(text).filter(|text| !text.is_empty())),
             record,
         }
     }

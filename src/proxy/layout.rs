@@ -13,6 +13,7 @@ use crate::route::Router;
 use crate::split::Split;
 
 use super::body::RequestBody;
+use super::routed::Way;
 
 /// What the workers have in common of one backend.
 pub type ServerCommon = Common<<Connector<RequestBody> as Connect>::Lent>;
@@ -61,7 +62,7 @@ impl Target {
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
     /// The routes, to upstreams by index.
-    pub router: Arc<Router<usize>>,
+    pub router: Arc<Router<Way>>,
     /// The upstreams.
     pub upstreams: Vec<Arc<UpstreamPlan>>,
 }

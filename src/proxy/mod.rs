@@ -17,6 +17,7 @@ mod replay;
 mod report;
 mod response;
 pub mod retry;
+mod routed;
 mod target;
 mod tunnel;
 mod upgrade;
@@ -42,7 +43,7 @@ use crate::backend::{self, SendError};
 use crate::client::{BodyFault, Conn, Framing, Standing, Wait};
 use crate::keepalive::{CloseReason, Verdict};
 use crate::pool::{Identity, Wants};
-use crate::route::Router;
+use crate::route::{Changed, Router};
 use crate::split;
 
 use body::BackendLease;
@@ -52,6 +53,7 @@ use replay::Replay;
 use report::{Chain, report};
 use response::{refusal, relay};
 use retry::{Attempt, Proof};
+use routed::{Lead, Routed, To, asked};
 use upgrade::Upgrade;
 use upstream::{Backend, Upstream};
 
@@ -59,11 +61,12 @@ pub use body::{RelayBody, RequestBody};
 pub use failure::Failure;
 pub use layout::{Layout, ServerCommon, Share, Target, UpstreamPlan};
 pub use record::{Ear, Ears};
+pub use routed::{Otherwise, Way};
 pub use upstream::PoolView;
 
 /// One worker's half of the proxy: the routes, and its own connections to every backend.
 pub struct Proxy {
-    router: Arc<Router<usize>>,
+    router: Arc<Router<Way>>,
     upstreams: Vec<Rc<Upstream>>,
     /// Of each, which one is its short arm.
     short_arms: Vec<Option<usize>>,
@@ -189,6 +192,13 @@ impl Proxy {
         if connects {
             connect::to_upgrade(&mut parts);
         }
+        let host = RequestFacts::host(&parts);
+        let way = self
+            .router
+            .find_for(host, parts.uri.path(), &asked(&client, &parts));
+        if let Some(otherwise) = way.and_then(Way::client) {
+            client.is_on_route(otherwise);
+        }
         let mut facts = match RequestFacts::read(&parts, &client.settings().limits) {
             Ok(facts) => facts,
             Err(failure) => {
@@ -213,9 +223,22 @@ impl Proxy {
             let allowed = grpc::timeout(&parts.headers);
             client.has_until(allowed.map(|allowed| record.began() + allowed));
         }
-        let answer = self
-            .forward(&client, parts, body, &facts, &mut record)
-            .await;
+        let routed = way.ok_or(Failure::NoRoute);
+        let (answer, changed) =
+            match routed.and_then(|way| way.take(&client, &mut record, &mut parts)) {
+                Err(failure) => (Err(failure), Changed::default()),
+                Ok(Routed { to, response }) => (
+                    match to {
+                        To::Own(answer) => Ok(answer.give(&client, &facts, record.hand_on())),
+                        To::Upstream(lead) => {
+                            let request = (parts, body);
+                            self.forward(&client, request, &facts, lead, &mut record)
+                                .await
+                        }
+                    },
+                    response,
+                ),
+            };
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
@@ -223,44 +246,42 @@ impl Proxy {
                 refusal(&client, Some(&facts), &failure, record)
             }
         };
+        changed.apply(response.headers_mut());
         *response.version_mut() = version;
         Ok(response)
     }
 
-    /// The upstream of a request's route, and of its two arms the one that the request goes to.
-    fn way(
+    /// The upstream of this index, and of its two arms the one that a request goes to.
+    fn arms(
         &self,
+        index: usize,
         client: &HeaderValue,
         parts: &request::Parts,
-    ) -> Result<(&Rc<Upstream>, &Rc<Upstream>), Failure> {
-        let index = self
-            .router
-            .find(RequestFacts::host(parts), parts.uri.path())
-            .ok_or(Failure::NoRoute)?;
+    ) -> (&Rc<Upstream>, &Rc<Upstream>) {
         let whole = &self.upstreams[index];
         match self.short_arms[index] {
             Some(short) if whole.is_split_off(client, &parts.headers) => {
-                Ok((whole, &self.upstreams[short]))
+                (whole, &self.upstreams[short])
             }
-            _ => Ok((whole, whole)),
+            _ => (whole, whole),
         }
     }
 
     async fn forward(
         &self,
         client: &Rc<Conn>,
-        mut parts: request::Parts,
-        body: Incoming,
+        (mut parts, body): (request::Parts, Incoming),
         facts: &RequestFacts,
+        lead: Lead,
         record: &mut Record,
     ) -> Result<Response<RelayBody>, Failure> {
         let now = record.began();
         let named = &record.named();
         let ip = named.as_ref().map_or(client.ip(), |named| &named.text);
-        let (whole, upstream) = self.way(ip, &parts)?;
+        let (whole, upstream) = self.arms(lead.upstream, ip, &parts);
         record.goes_to(upstream);
         let idempotent = retry::is_idempotent(&parts.method, &parts.headers);
-        let kept = upstream.settings().retry_body;
+        let kept = lead.retry_body.unwrap_or(upstream.settings().retry_body);
         let length = body.size_hint().exact();
         let need = retry::need(idempotent, length, kept);
         let is_too_long = length.is_some_and(|length| length > kept);
@@ -280,7 +301,9 @@ impl Proxy {
             ..introduction(client, upstream, backend)
         };
         headers::forward_request(&mut parts, facts, &introduction);
-        let timeout = upstream.settings().timeout;
+        lead.request.apply(&mut parts.headers);
+        let timeout = lead.timeout.unwrap_or(upstream.settings().timeout);
+        record.waits(timeout);
         let mut request = Request::from_parts(parts, RequestBody::of(body, client, timeout));
         let mut before = 0;
         loop {

@@ -78,6 +78,7 @@ struct Noted {
     outcome: Outcome,
     sent: u64,
     upstream: Option<Rc<Upstream>>,
+    timeout: Duration,
     backend: Option<Rc<Backend>>,
     checkout: Option<Instant>,
     answered: Option<Instant>,
@@ -103,6 +104,7 @@ impl Record {
             outcome: Outcome::ClientGone,
             sent: 0,
             upstream: None,
+            timeout: Duration::ZERO,
             backend: None,
             checkout: None,
             answered: None,
@@ -132,10 +134,9 @@ impl Record {
         self.noted().began
     }
 
-    /// How long its upstream's backends have to move; 0 before it has one.
+    /// How long its backend has to move; 0 before it has one.
     pub(super) fn timeout(&mut self) -> Duration {
-        let upstream = self.noted().upstream.as_ref();
-        upstream.map_or(Duration::ZERO, |upstream| upstream.settings().timeout)
+        self.noted().timeout
     }
 
     /// The request, before it is made another for the backend.
@@ -175,6 +176,11 @@ impl Record {
         self.noted().upstream = Some(Rc::clone(upstream));
     }
 
+    /// Its backend has so long to move.
+    pub(super) fn waits(&mut self, timeout: Duration) {
+        self.noted().timeout = timeout;
+    }
+
     /// This backend is to answer it.
     pub(super) fn tries(&mut self, backend: &Rc<Backend>) {
         self.noted().backend = Some(Rc::clone(backend));
@@ -210,7 +216,7 @@ impl Record {
         let noted = self.noted();
         noted.status = status;
         noted.outcome = outcome;
-        if outcome == Outcome::Refused {
+        if matches!(outcome, Outcome::Refused | Outcome::Own) {
             noted.ended = Some(at);
         } else {
             noted.answered = Some(at);

@@ -112,7 +112,7 @@ pub(super) fn refusal(
 
 /// Says in a response's head whether the client's connection is kept, and notes it. Over HTTP/2 heads say
 /// nothing of that (RFC 9113 §8.2.2).
-fn say_connection(
+pub(super) fn say_connection(
     client: &Conn,
     headers: &mut HeaderMap,
     request: Option<&RequestFacts>,

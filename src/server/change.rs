@@ -351,11 +351,7 @@ mod tests {
         let said = |text: &str| (text.to_owned(), Vec::new());
         assert_eq!(changed(|_| ()), said("nothing"));
         assert_eq!(
-            changed(|new| new.routes.push(RouteSettings {
-                host: None,
-                path: "/".to_owned(),
-                upstream: "app".to_owned(),
-            })),
+            changed(|new| new.routes.push(RouteSettings::to("/", "app").into())),
             said("routes")
         );
         assert_eq!(

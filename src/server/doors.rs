@@ -60,9 +60,10 @@ impl Doors {
     pub(super) fn put(&mut self, next: Next, settings: &Settings) -> Vec<Arc<Policy>> {
         self.served.put(next.prepared);
         self.tls = settings.listeners.iter().cloned().zip(next.tls).collect();
+        let routes = super::routes::overrides(settings);
         let policies = self.tls.iter().map(|(listener, tls)| {
             let client = listener.client.over(&settings.client);
-            Arc::new(Policy::new(client, &settings.hosts).with_tls(tls.clone()))
+            Arc::new(Policy::new(client, &settings.hosts, &routes).with_tls(tls.clone()))
         });
         policies.collect()
     }

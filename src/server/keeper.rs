@@ -14,13 +14,15 @@ use super::change::{self, Changes, UpstreamChange};
 use super::doors::{self, Doors};
 use super::figures::Book;
 use super::plan::plan;
-use super::{Settings, StartError, load_tls, router};
+use super::routes::router;
+use super::{Settings, StartError, load_tls};
 use crate::account::Tallies;
 use crate::backend::{self, Protocol};
 use crate::client::Policy;
 use crate::lookup::{Found, LookUpError, Origin, Place, Resolver, Schedule};
 use crate::net::{Listening, Tls};
-use crate::proxy::{Layout, Target, UpstreamPlan};
+use crate::proxy::{Layout, Target, UpstreamPlan, Way};
+use crate::route::Router;
 use crate::worker::{Listener, Orders};
 
 /// Settings to put into effect, and where to say what came of it.
@@ -295,7 +297,7 @@ impl Keeper {
     fn put_into_effect(
         &mut self,
         settings: Settings,
-        router: Arc<crate::route::Router<usize>>,
+        router: Arc<Router<Way>>,
         servers: Vec<Server>,
         tls: Vec<Option<Tls>>,
     ) -> Changes {
@@ -343,7 +345,7 @@ impl Keeper {
         both.map(listener).collect()
     }
 
-    fn give_orders(&self, router: Arc<crate::route::Router<usize>>) {
+    fn give_orders(&self, router: Arc<Router<Way>>) {
         let plans: Vec<_> = self
             .upstreams
             .iter()

@@ -6,6 +6,7 @@ mod doors;
 mod figures;
 mod keeper;
 mod plan;
+mod routes;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +24,6 @@ use crate::net::{
     CertificateSource, ListenError, OptionError, ServerTlsSettings, Shown, Tls, TlsError,
 };
 use crate::proxy::PoolView;
-use crate::route::{RouteSettings, Router};
 use crate::worker::{self, Look, Orders, Plan, Room};
 use crate::{backend, client, log};
 
@@ -33,6 +33,7 @@ use keeper::Reload;
 pub use admin::{AdminAddress, AdminSettings};
 pub use change::{Changes, Moves, UpstreamChange};
 pub use figures::UpstreamFigures;
+pub use routes::RouteSettings;
 
 /// How many may want to see a worker's connections at once.
 const LOOKS: usize = 8;
@@ -532,17 +533,4 @@ fn load_tls(settings: &Settings, faults: &mut Vec<StartError>) -> Vec<Option<Tls
         }));
     }
     loaded
-}
-
-fn router(settings: &Settings) -> Result<Router<usize>, StartError> {
-    let mut routes = Vec::new();
-    for route in &settings.routes {
-        let index = settings
-            .upstreams
-            .iter()
-            .position(|upstream| upstream.name == route.upstream)
-            .ok_or_else(|| StartError::NoUpstream(route.upstream.clone()))?;
-        routes.push((route.host.as_deref(), route.path.as_str(), index));
-    }
-    Ok(Router::new(routes))
 }

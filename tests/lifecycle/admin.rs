@@ -208,8 +208,7 @@ fn each_exchange_is_counted_once_by_how_it_ended() {
         }
     });
     let proxy = Proxy::start(backend.addr, |settings| {
-        settings.routes[0].path = "/".to_owned();
-        settings.routes[0].host = Some("test.example".to_owned());
+        settings.routes[0].route.host = Some("test.example".to_owned());
     });
     let admin = admin(&proxy);
     let mut client = proxy.client();

@@ -16,7 +16,7 @@ use warmline::account::PoolTally;
 use warmline::client::Policy;
 use warmline::net::{BackendAddr, Listening};
 use warmline::pool::Common;
-use warmline::proxy::{Layout, Target, UpstreamPlan};
+use warmline::proxy::{Layout, Target, UpstreamPlan, Way};
 use warmline::route::Router;
 use warmline::server::Settings;
 use warmline::worker::{self, Listener, Orders, Plan, Room};
@@ -35,7 +35,7 @@ fn listener(settings: &Settings, listening: Arc<Listening>) -> Listener {
     let client = settings.listeners[0].client.over(&settings.client);
     Listener {
         listening,
-        policy: Arc::new(Policy::new(client, &settings.hosts)),
+        policy: Arc::new(Policy::new(client, &settings.hosts, &[])),
     }
 }
 
@@ -64,7 +64,7 @@ fn orders(settings: Settings, backend: SocketAddr) -> (Orders, SocketAddr) {
         max_clients: settings.max_clients,
         shutdown_timeout: settings.shutdown_timeout,
         layout: Layout {
-            router: Arc::new(Router::new([(None, "/", 0)])),
+            router: Arc::new(Router::new([(None, "/", Way::to(0))])),
             upstreams: vec![Arc::new(plan)],
         },
     };

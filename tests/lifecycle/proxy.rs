@@ -77,11 +77,7 @@ pub fn settings_to(backend: SocketAddr) -> Settings {
         access_log: None,
         listeners: vec![local(0).into()],
         hosts: Vec::new(),
-        routes: vec![RouteSettings {
-            host: None,
-            path: "/".to_owned(),
-            upstream: "app".to_owned(),
-        }],
+        routes: vec![RouteSettings::to("/", "app").into()],
         upstreams: vec![backend::Settings::new("app", servers)],
     }
 }

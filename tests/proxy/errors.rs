@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 use warmline::keepalive::CloseReason;
+use warmline::route::RouteSettings;
 
 use crate::support::client::{self, Client, Ended, RawResponse};
 use crate::support::proxy::TestProxy;
@@ -140,7 +141,7 @@ fn a_body_that_is_not_framed_as_it_says_is_refused_with_400_and_reaches_no_backe
 fn a_request_nobody_is_there_for_is_answered_404_and_its_connection_kept() {
     let backend = Backend::answering(OK);
     let proxy = TestProxy::to(backend.addr)
-        .settings(|settings| settings.routes[0].path = "/api".to_owned())
+        .settings(|settings| settings.routes[0] = RouteSettings::to("/api", "test").into())
         .start();
     let mut client = Client::connect(proxy.addr());
     for _ in 0..2 {

@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status};
 
 use warmline::backend::Protocol;
+use warmline::route::RouteSettings;
 
 use crate::support::proxy::TestProxy;
 use crate::support::scripted::Backend;
@@ -308,7 +309,7 @@ fn what_goes_wrong_here_is_told_as_grpc_status() {
     });
     let breaking = TestProxy::to(breaking.addr).start();
     let nowhere = TestProxy::to(local(1))
-        .settings(|settings| settings.routes[0].path = "/elsewhere".to_owned())
+        .settings(|settings| settings.routes[0] = RouteSettings::to("/elsewhere", "test").into())
         .start();
     runtime().block_on(async {
         for (proxy, code, message) in [

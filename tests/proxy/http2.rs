@@ -411,11 +411,7 @@ fn what_differs_in_name_or_protocol_never_shares_a_connection() {
                 ("/b", "b.example", Protocol::Http1),
                 ("/c", "a.example", Protocol::Http2),
             ] {
-                settings.routes.push(RouteSettings {
-                    host: None,
-                    path: path.to_owned(),
-                    upstream: path.to_owned(),
-                });
+                settings.routes.push(RouteSettings::to(path, path).into());
                 let mut upstream = base.clone();
                 path.clone_into(&mut upstream.name);
                 upstream.protocol = protocol;

@@ -26,6 +26,7 @@ mod memory;
 mod names;
 mod race;
 mod random;
+mod routing;
 mod sockets;
 mod stale;
 mod streams;

@@ -20,7 +20,7 @@ use warmline::backend::{ServerSettings, Settings};
 use warmline::client::{self, Conn};
 use warmline::net::{BackendAddr, ClientAddr, Stream};
 use warmline::pool::Common;
-use warmline::proxy::{Ears, Layout, Proxy, Target, UpstreamPlan};
+use warmline::proxy::{Ears, Layout, Proxy, Target, UpstreamPlan, Way};
 use warmline::route::Router;
 
 use crate::support::client::{Client, RawResponse};
@@ -118,7 +118,7 @@ fn run(
             split: None,
         };
         let layout = Layout {
-            router: Arc::new(Router::new([(None, "/", 0)])),
+            router: Arc::new(Router::new([(None, "/", Way::to(0))])),
             upstreams: vec![Arc::new(plan)],
         };
         let proxy = Rc::new(Proxy::new(&layout, 0, Ears::default()));

@@ -65,11 +65,7 @@ impl TestProxy {
                 access_log: None,
                 listeners: vec![super::local(0).into()],
                 hosts: Vec::new(),
-                routes: vec![RouteSettings {
-                    host: None,
-                    path: "/".to_owned(),
-                    upstream: "test".to_owned(),
-                }],
+                routes: vec![RouteSettings::to("/", "test").into()],
                 upstreams: vec![backend::Settings::new("test", servers)],
             },
         }
@@ -234,6 +230,25 @@ impl Program {
             process,
             _dir: dir,
         }
+    }
+
+    /// All that it listens on, in the order of the file, once there are so many.
+    ///
+    /// # Panics
+    /// When there are not.
+    pub fn listens_on(&mut self, count: usize) -> Vec<SocketAddr> {
+        let mut all = Vec::new();
+        wait_until(PATIENCE, "every listener", || {
+            let said = self.process.said();
+            let lines = said
+                .lines()
+                .filter_map(|line| line.split_once("listening on "));
+            all = lines
+                .filter_map(|(_, addr)| addr.trim().parse().ok())
+                .collect();
+            all.len() >= count
+        });
+        all
     }
 
     /// Its process.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::answer;
 use super::intake::{Fault, Framing, Intake};
 use super::policy::Policy;
-use super::settings::Settings;
+use super::settings::{Overrides, Settings};
 use super::trust::{Standing, ip_value};
 use super::waits::{Clock, Wait, Waits};
 use super::words::{Held, Phase, Upload};
@@ -52,7 +52,7 @@ pub struct Conn {
     /// Both ends, once somebody asked.
     ends: Cell<Option<(SocketAddr, SocketAddr)>>,
     policy: Rc<Policy>,
-    /// The virtual host of the latest request, by its number.
+    /// The virtual host of the latest request, and on some routes the two together, by its number.
     host: Cell<Option<usize>>,
     waits: Waits,
     alarms: Alarms,
@@ -188,7 +188,7 @@ impl Conn {
         self.policy.settings(self.host.get())
     }
 
-    /// Whether it matters which host a request names.
+    /// Whether it matters which host a request names, or which route it takes.
     pub fn has_hosts(&self) -> bool {
         self.policy.has_hosts()
     }
@@ -196,6 +196,12 @@ impl Conn {
     /// A request names its host: it is served as that asks for.
     pub fn is_for(&self, host: Option<&str>) {
         self.host.set(self.policy.host(host));
+    }
+
+    /// The request takes a route that asks for this otherwise.
+    pub fn is_on_route(&self, otherwise: &Overrides) {
+        self.host
+            .set(self.policy.on_route(self.host.get(), otherwise));
     }
 
     /// The number of the current exchange; the first is 1.

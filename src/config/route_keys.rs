@@ -1,0 +1,218 @@
+//! The settings of routes.
+
+use super::front::{
+    ABORT_ON_CLOSE, KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, LIMIT_REQUEST_BODY, MAX_KEEP_ALIVE_REQUESTS,
+    REQUEST_READ_TIMEOUT, TIMEOUT,
+};
+use super::setting::{Default, Setting, Table, Takes};
+
+/// `[[routes]]`.
+pub const ROUTES: Table = Table {
+    header: "[[routes]]",
+    key: "routes",
+    about: "Which requests go where. The most specific route wins: those for a `scheme` first; then by host; then exact paths, regular \
+            expressions in the order of the file, the longest prefix; of two for the same path the one that \
+            asks for more ([routing.md](routing.md)). Where there is exactly one upstream, routes may be left \
+            out altogether: everything goes to it. What is said of clients here is for requests on this \
+            route; what is left out is as for their host.",
+    settings: &[
+        Setting {
+            name: "host",
+            alias: None,
+            takes: Takes::Host,
+            default: Default::None("any host"),
+            meaning: "The host the request names, without a port; `*.example` is every name \
+                      below `example`.",
+            apache: "`ServerName`, `ServerAlias`",
+            nginx: "`server_name`",
+        },
+        Setting {
+            name: "path",
+            alias: None,
+            takes: Takes::Path,
+            default: Default::Is("\"/\""),
+            meaning: "The prefix of the path, in whole segments: `/api` is for `/api` and \
+                      `/api/x`, not for `/apiary`.",
+            apache: "`ProxyPass`, first argument",
+            nginx: "`location`",
+        },
+        Setting {
+            name: "path_exact",
+            alias: None,
+            takes: Takes::Path,
+            default: Default::None("any path below `path`"),
+            meaning: "The path, and nothing below it. In place of `path`.",
+            apache: "`LocationMatch \"^/x$\"`",
+            nginx: "`location =`",
+        },
+        Setting {
+            name: "path_regex",
+            alias: None,
+            takes: Takes::Pattern,
+            default: Default::None("any path below `path`"),
+            meaning: "A regular expression that is looked for anywhere in the path; what its groups capture \
+                      is `$1` to `$9`. In place of `path`.",
+            apache: "`ProxyPassMatch`, `LocationMatch`",
+            nginx: "`location ~`",
+        },
+        Setting {
+            name: "scheme",
+            alias: None,
+            takes: Takes::Word(&["http", "https"]),
+            default: Default::None("either"),
+            meaning: "How the client speaks with the proxy: `https` is with TLS.",
+            apache: "`RewriteCond %{HTTPS}`",
+            nginx: "`listen … ssl`",
+        },
+        Setting {
+            name: "methods",
+            alias: None,
+            takes: Takes::Methods,
+            default: Default::None("all"),
+            meaning: "The request's method is one of these; `GET` is for `HEAD` too.",
+            apache: "`<Limit>`",
+            nginx: "`limit_except`",
+        },
+        Setting {
+            name: "headers",
+            alias: None,
+            takes: Takes::Headers,
+            default: Default::None("any"),
+            meaning: "A line of each of these headers is this value, or has in it what follows a `~`, a \
+                      regular expression; `*` is any value.",
+            apache: "`RewriteCond %{HTTP:NAME}`",
+            nginx: "`if ($http_name …)`",
+        },
+        Setting {
+            name: "upstream",
+            alias: None,
+            takes: Takes::Upstream,
+            default: Default::None("`redirect` or `respond`"),
+            meaning: "The upstream that answers.",
+            apache: "`ProxyPass`, second argument",
+            nginx: "`proxy_pass`",
+        },
+        Setting {
+            name: "redirect",
+            alias: None,
+            takes: Takes::Template,
+            default: Default::None("`upstream` or `respond`"),
+            meaning: "Where the client is sent instead, with variables.",
+            apache: "`Redirect`, `RedirectMatch`",
+            nginx: "`return 302`",
+        },
+        Setting {
+            name: "redirect_status",
+            alias: None,
+            takes: Takes::Whole {
+                least: 301,
+                most: 308,
+                unit: "status",
+                zero: None,
+            },
+            default: Default::Is("302"),
+            meaning: "The status that says so: 301, 302, 303, 307 or 308. 307 and 308 keep the method.",
+            apache: "`Redirect`, first argument (302)",
+            nginx: "`return`, first argument (302)",
+        },
+        Setting {
+            name: "respond",
+            alias: None,
+            takes: Takes::Whole {
+                least: 200,
+                most: 599,
+                unit: "status",
+                zero: None,
+            },
+            default: Default::None("`upstream` or `redirect`"),
+            meaning: "The status of a response of the proxy's own.",
+            apache: "`Redirect 404`",
+            nginx: "`return`",
+        },
+        Setting {
+            name: "respond_body",
+            alias: None,
+            takes: Takes::Template,
+            default: Default::Is("\"\""),
+            meaning: "Its body, with variables; in HTML and XML what they stand for is escaped.",
+            apache: "`ErrorDocument`",
+            nginx: "`return`, second argument",
+        },
+        Setting {
+            name: "respond_type",
+            alias: None,
+            takes: Takes::Text,
+            default: Default::Is("\"text/plain; charset=utf-8\""),
+            meaning: "Its `Content-Type`.",
+            apache: "`ForceType`",
+            nginx: "`default_type` (text/plain)",
+        },
+        Setting {
+            name: "strip_prefix",
+            alias: None,
+            takes: Takes::Switch,
+            default: Default::Is("false"),
+            meaning: "Whether the backend sees the path without `path` at its beginning.",
+            apache: "`ProxyPass /api/ http://app/`",
+            nginx: "`proxy_pass http://app/`, with a path",
+        },
+        Setting {
+            name: "rewrite",
+            alias: None,
+            takes: Takes::Template,
+            default: Default::None("the path as it is"),
+            meaning: "The path that the backend sees, with variables. The query stays, unless there is a `?` \
+                      in it.",
+            apache: "`RewriteRule … [P]`",
+            nginx: "`rewrite … break`",
+        },
+        Setting {
+            name: "request_headers",
+            alias: None,
+            takes: Takes::Changes,
+            default: Default::None("as they are"),
+            meaning: "What the backend sees otherwise: `remove`, a list of names, `set` and `add`, tables of \
+                      names and values with variables.",
+            apache: "`RequestHeader`",
+            nginx: "`proxy_set_header`",
+        },
+        Setting {
+            name: "response_headers",
+            alias: None,
+            takes: Takes::Changes,
+            default: Default::None("as they are"),
+            meaning: "What the client sees otherwise, whoever answers, errors of the proxy's own among it.",
+            apache: "`Header always`",
+            nginx: "`add_header … always`, `proxy_hide_header`",
+        },
+        KEEP_ALIVE.inherited(),
+        MAX_KEEP_ALIVE_REQUESTS.inherited(),
+        KEEP_ALIVE_TIMEOUT.inherited(),
+        TIMEOUT.inherited(),
+        REQUEST_READ_TIMEOUT.inherited(),
+        LIMIT_REQUEST_BODY.inherited(),
+        ABORT_ON_CLOSE.inherited(),
+        Setting {
+            name: "backend_timeout",
+            alias: Some("ProxyTimeout"),
+            takes: Takes::Time { zero: None },
+            default: Default::None("the upstream's `timeout`"),
+            meaning: "In place of the upstream's `timeout`.",
+            apache: "`ProxyTimeout` (`Timeout`)",
+            nginx: "`proxy_read_timeout`, `proxy_send_timeout` (60s)",
+        },
+        Setting {
+            name: "retry_body",
+            alias: None,
+            takes: Takes::Bytes {
+                least: 0,
+                most: u64::MAX,
+                zero: Some("keeps none"),
+            },
+            default: Default::None("the upstream's"),
+            meaning: "In place of the upstream's `retry_body`.",
+            apache: "none",
+            nginx: "`proxy_request_buffering` (on: all of it)",
+        },
+    ],
+};
