@@ -405,6 +405,8 @@ impl Stage {
         let shop = format!("{shop}\nshort_share = 0.0\n");
         self.write("warmline.toml", &shop);
         self.write("config/warmline.toml", &shop);
+        let sample = include_str!("../config/replace-nginx.toml");
+        self.write("config/replace-nginx.toml", sample);
     }
 
     /// The shell that runs a command here.
