@@ -119,6 +119,8 @@ pub enum UpstreamChange {
 pub struct Changes {
     /// Whether the routes are others.
     pub routes: bool,
+    /// Whether other certificates are shown; that a file has changed does not count.
+    pub certificates: bool,
     /// Whether other addresses are listened on, or new clients of one are served otherwise.
     pub listeners: bool,
     /// Whether new clients are served otherwise.
@@ -150,6 +152,7 @@ impl Changes {
         }
         Changes {
             routes: old.routes != new.routes,
+            certificates: old.certificates != new.certificates,
             listeners: old.listeners != new.listeners,
             client: old.client != new.client || old.max_clients != new.max_clients,
             hosts: old.hosts != new.hosts,
@@ -171,6 +174,7 @@ impl fmt::Display for Changes {
         let mut parts = Vec::new();
         for (changed, what) in [
             (self.routes, "routes"),
+            (self.certificates, "certificates"),
             (self.listeners, "listeners"),
             (self.client, "client"),
             (self.hosts, "hosts"),
