@@ -84,6 +84,11 @@ const ELSEWHERE: &[Elsewhere] = &[
         file: "benches/peers/run",
         has: &["\"--rounds\"", "\"--seconds\"", "\"--large-buffers\""],
     },
+    Elsewhere {
+        command: "benches/peers/run --seconds 2 --scenario handshake,h2,h2-64k,tls",
+        file: "benches/peers/run",
+        has: &["\"handshake\"", "\"h2\"", "\"h2-64k\"", "\"tls\""],
+    },
 ];
 
 /// A line of a document.
