@@ -41,6 +41,9 @@ const WINDOW: u32 = 128 * 1024;
 /// How much of a response's body the library holds for a client that takes it slowly.
 const HELD: usize = 128 * 1024;
 
+/// Who takes more bytes than this at once takes a response, and not only an answer to a ping.
+const MORE_THAN_WORDS: usize = 256;
+
 /// How many exchanges' state is kept for the next ones.
 const SPARE: usize = 32;
 
@@ -118,12 +121,17 @@ where
                 return Poll::Ready(Ended::Broken);
             }
             Some(Wait::NextRequest) if conn.carries() == 0 => {
-                if waits_for_goodbye {
+                // What is left of responses that are over waits for the client.
+                if let Some(until) = conn.stalls_until() {
+                    conn.waits_for_goodbye(until);
+                } else if waits_for_goodbye {
                     return Poll::Ready(Ended::Over);
                 }
-                debug!(client = %conn.address(), "idle for too long");
-                is_leaving = true;
-                http.as_mut().graceful_shutdown();
+                if conn.stalls_until().is_none() {
+                    debug!(client = %conn.address(), "idle for too long");
+                    is_leaving = true;
+                    http.as_mut().graceful_shutdown();
+                }
             }
             Some(
                 Wait::NextRequest
@@ -298,14 +306,13 @@ impl<B: Body<Data = Bytes>> Body for OneBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let mut this = self.project();
-        // It is asked for only when there is room in the client's window.
+        // The piece before this one is in the client's window: only then is another asked for.
         this.one.client_took();
         let polled = this.body.as_mut().poll_frame(cx);
         if let Poll::Ready(Some(Ok(_))) = &polled {
             *this.is_over = this.body.is_end_stream();
-            if !*this.is_over {
-                this.one.client_stalls();
-            }
+            // The library may hold it until there is room, the last one too.
+            this.one.client_stalls();
         }
         polled
     }
@@ -357,6 +364,16 @@ impl Framed {
         }
         result
     }
+
+    /// The same of bytes.
+    fn taken(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(taken)) = result
+            && taken > MORE_THAN_WORDS
+        {
+            self.shared.conn.takes_the_rest(LINGER_SHORT);
+        }
+        self.written(result)
+    }
 }
 
 impl Drop for Framed {
@@ -403,7 +420,7 @@ impl AsyncWrite for Framed {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = this.stream().poll_write(cx, bytes);
-        this.written(result)
+        this.taken(result)
     }
 
     fn poll_write_vectored(
@@ -413,7 +430,7 @@ impl AsyncWrite for Framed {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = this.stream().poll_write_vectored(cx, slices);
-        this.written(result)
+        this.taken(result)
     }
 
     fn is_write_vectored(&self) -> bool {

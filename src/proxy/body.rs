@@ -439,7 +439,8 @@ impl Relay {
             return Err(Box::new(BrokenOff));
         }
         let mut trailers = HeaderMap::new();
-        let (code, message) = if reason == CloseReason::Timeout {
+        let is_late = reason == CloseReason::Timeout || self.client.is_past_its_time();
+        let (code, message) = if is_late {
             (grpc::Code::DeadlineExceeded, "The backend took too long.")
         } else {
             let broken = "The backend's response broke off.";
@@ -504,7 +505,12 @@ impl Body for RelayBody {
             Inner::Relay(relay) => relay,
         };
         if let Some(Wait::Backend) = relay.client.expired() {
-            let end = relay.break_off(CloseReason::Timeout, &"the backend's timeout", record);
+            // A deadline of the client's says nothing of the connection.
+            let end = if relay.client.is_past_its_time() {
+                relay.break_off(CloseReason::ClientGone, &"the client's deadline", record)
+            } else {
+                relay.break_off(CloseReason::Timeout, &"the backend's timeout", record)
+            };
             return Poll::Ready(Some(end));
         }
         let polled = match &mut relay.lease {

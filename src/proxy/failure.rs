@@ -72,6 +72,9 @@ pub enum Failure {
         /// What the HTTP library said, if it was it that found out.
         source: Option<hyper::Error>,
     },
+    /// The backend did not answer within the time that the client gives it (`grpc-timeout`).
+    #[error("the client's deadline is over")]
+    Deadline,
     /// The backend did not answer in time.
     #[error("{backend} did not answer within its timeout")]
     AnswerTimeout {
@@ -104,9 +107,9 @@ impl Failure {
             )
             | Failure::NoAnswer { .. }
             | Failure::BadAnswer { .. } => StatusCode::BAD_GATEWAY,
-            Failure::Connect(ConnectError::Timeout { .. }) | Failure::AnswerTimeout { .. } => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Failure::Connect(ConnectError::Timeout { .. })
+            | Failure::AnswerTimeout { .. }
+            | Failure::Deadline => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -143,7 +146,9 @@ impl Failure {
             }
             Failure::NoAnswer { .. } => "The backend closed the connection before it answered.",
             Failure::BadAnswer { .. } => "The backend's answer could not be read.",
-            Failure::AnswerTimeout { .. } => "The backend did not answer in time.",
+            Failure::AnswerTimeout { .. } | Failure::Deadline => {
+                "The backend did not answer in time."
+            }
         }
     }
 
@@ -173,6 +178,7 @@ impl Failure {
             | Failure::TooManyFields(_)
             | Failure::BodyTooLong(_)
             | Failure::BodyTimeout
+            | Failure::Deadline
             | Failure::NoRoute
             | Failure::NoServer { .. }
             | Failure::NoConnection { .. }
@@ -190,6 +196,7 @@ impl Failure {
             Failure::AnswerTimeout { .. } => CloseReason::Timeout,
             // The client's doing, like the rest.
             Failure::BodyTimeout
+            | Failure::Deadline
             | Failure::BadRequest(_)
             | Failure::Method
             | Failure::Expectation

@@ -350,9 +350,6 @@ pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: 
         }
         parts.uri = origin_form(&parts.uri);
     }
-    if parts.version == Version::HTTP_2 {
-        join_cookies(headers);
-    }
     if let Some((name, subject)) = intro.subject {
         headers.remove(name);
         if let Some(subject) = subject {
@@ -379,7 +376,7 @@ pub fn forward_request(parts: &mut request::Parts, facts: &RequestFacts, intro: 
 }
 
 /// Over HTTP/2 a cookie header may come in crumbs, which nobody else puts together. Source: RFC 9113 §8.2.3.
-fn join_cookies(headers: &mut HeaderMap) {
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
         return;

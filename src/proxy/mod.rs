@@ -33,7 +33,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode, request};
+use http::{Request, Response, StatusCode, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -188,8 +188,13 @@ impl Proxy {
         // To a client of 1.0 that asked to be kept hyper says keep-alive in every response of 1.1,
         // even beside our close: so it is answered in its own version.
         let version = parts.version;
+        if version == Version::HTTP_2 {
+            headers::join_cookies(&mut parts.headers);
+        }
         let connects = connect::is_extended(&parts);
+        let mut size = Ok(());
         if connects {
+            size = target::check_size(&parts, &client.settings().limits);
             connect::to_upgrade(&mut parts);
         }
         let host = RequestFacts::host(&parts);
@@ -199,7 +204,8 @@ impl Proxy {
         if let Some(otherwise) = way.and_then(Way::client) {
             client.is_on_route(otherwise);
         }
-        let mut facts = match RequestFacts::read(&parts, &client.settings().limits) {
+        let read = size.and_then(|()| RequestFacts::read(&parts, &client.settings().limits));
+        let mut facts = match read {
             Ok(facts) => facts,
             Err(failure) => {
                 let named = record.named();
@@ -476,7 +482,7 @@ async fn answered(
     poll_fn(|cx| {
         if let Some(wait) = client.expired() {
             return Poll::Ready(Err(Box::new(Unanswered {
-                failure: expired(wait, backend),
+                failure: expired(wait, client, backend),
                 unsent: None,
                 refused: false,
             })));
@@ -487,7 +493,10 @@ async fn answered(
             lease.conn().take_interim(waker, |head| {
                 if let Some(head) = interim::passed_on(head) {
                     client.socket().send_first(&head);
-                    client.wait_for_backend(Instant::now(), timeout);
+                    // Not while it is the client's body that is waited for.
+                    if client.waits_for_backend() {
+                        client.wait_for_backend(Instant::now(), timeout);
+                    }
                     backend.tally.passed_interim();
                 }
             });
@@ -508,9 +517,10 @@ async fn answered(
     .await
 }
 
-fn expired(wait: Wait, backend: &Backend) -> Failure {
+fn expired(wait: Wait, client: &Conn, backend: &Backend) -> Failure {
     match wait {
         Wait::RequestBody => Failure::BodyTimeout,
+        _ if client.is_past_its_time() => Failure::Deadline,
         Wait::Backend | Wait::NextRequest | Wait::RequestHead | Wait::ClientWrite | Wait::Park => {
             Failure::AnswerTimeout {
                 backend: backend.address().clone(),

@@ -98,7 +98,8 @@ impl Split {
         wait_until(PATIENCE, "the log's lines", || {
             let text = fs::read_to_string(self.path("log")).unwrap_or_default();
             lines = text.lines().map(str::to_owned).collect();
-            lines.len() >= count
+            // The last one may be on its way.
+            lines.len() >= count && text.ends_with('\n')
         });
         let mut both = [0, 0];
         for line in lines {

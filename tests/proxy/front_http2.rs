@@ -386,6 +386,25 @@ fn a_client_that_takes_nothing_of_one_answer_loses_that_one_alone() {
 }
 
 #[test]
+fn a_client_without_any_room_is_let_go_even_for_a_single_byte() {
+    let backend = Backend::numbered();
+    let nobody = local(free_port());
+    for addr in [backend.addr, nobody] {
+        let proxy = TestProxy::to(addr)
+            .client(|client| client.timeout = Duration::from_millis(300))
+            .start();
+        let mut raw = Raw::connect(proxy.addr());
+        // SETTINGS_INITIAL_WINDOW_SIZE 0.
+        raw.frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        raw.get(1);
+        let (_, stream, code) = raw.wait_for(RST_STREAM);
+        assert_eq!((stream, &code[..]), (1, &8_u32.to_be_bytes()[..]), "CANCEL");
+        raw.frame(PING, 0, 0, &[1; 8]);
+        raw.wait_for(PING);
+    }
+}
+
+#[test]
 fn it_is_not_spoken_where_it_is_switched_off() {
     let backend = Backend::numbered();
     let proxy = TestProxy::to(backend.addr)

@@ -53,6 +53,8 @@ async fn ask(
     let request = Request::connect(format!("http://test.example{path}"))
         .extension(Protocol::from_static("websocket"))
         .header("sec-websocket-version", "13")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
         .header("origin", "http://test.example");
     let (answer, stream) = sender
         .send_request(request.body(()).unwrap(), false)
@@ -157,7 +159,8 @@ fn what_is_no_switch_does_not_look_like_one() {
         ),
     ] {
         let backend = Backend::start(move |mut conn| {
-            conn.request();
+            let request = conn.request().expect("it comes");
+            assert_eq!(request.header("cookie"), Some("a=1; b=2"));
             conn.send(answer);
             conn.wait_for_end();
         });

@@ -3,6 +3,7 @@
 //! An exchange has its own waits and its own body; what it shares with the others is its carrier.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -93,6 +94,21 @@ impl Conn {
         self.socket.carries_frames();
         self.waits.clear(Wait::Park);
         self.phase.set(Phase::Idle);
+    }
+
+    /// The client takes what is left of responses that are over: as long as it does, it is not let go.
+    pub(in crate::client) fn takes_the_rest(&self, patience: Duration) {
+        if self.carries.get() == 0
+            && let Some(until) = self.waits.until(Wait::NextRequest)
+        {
+            let until = until.max(Instant::now() + patience);
+            self.waits.set(Wait::NextRequest, until);
+        }
+    }
+
+    /// Until when it is waited for the client to take more, if it is.
+    pub(in crate::client) fn stalls_until(&self) -> Option<Instant> {
+        self.waits.until(Wait::ClientWrite)
     }
 
     /// The last word was said, and nothing is under way: the client may take so long to leave.

@@ -270,6 +270,11 @@ impl Conn {
         self.waits.set(Wait::Backend, until);
     }
 
+    /// Whether it has not been.
+    pub fn is_past_its_time(&self) -> bool {
+        self.until.get().is_some_and(|end| end <= Instant::now())
+    }
+
     /// The exchange has to be over by `end`, as its client has it.
     pub fn has_until(&self, end: Option<Instant>) {
         self.until.set(end);
