@@ -126,8 +126,7 @@ where
                     conn.waits_for_goodbye(until);
                 } else if waits_for_goodbye {
                     return Poll::Ready(Ended::Over);
-                }
-                if conn.stalls_until().is_none() {
+                } else {
                     debug!(client = %conn.address(), "idle for too long");
                     is_leaving = true;
                     http.as_mut().graceful_shutdown();

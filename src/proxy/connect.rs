@@ -3,11 +3,11 @@
 //!
 //! Source: RFC 8441; RFC 6455 §4.
 
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{
+    CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
+};
 use http::{Method, Version, request};
 use hyper::ext::Protocol;
-
-const SEC_WEBSOCKET_ACCEPT: HeaderName = http::header::SEC_WEBSOCKET_ACCEPT;
 
 /// Whether a request is an extended CONNECT.
 pub(super) fn is_extended(parts: &request::Parts) -> bool {
